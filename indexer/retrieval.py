@@ -1,0 +1,167 @@
+"""A question to passages: dense and word search over one generation, fused, optionally reranked, then selected.
+
+Scales: `similarity` is the cosine of question and chunk (-1 to 1). `score` orders the passages: in the hybrid channel
+it is the fusion below (1 is best in both channels), in dense the cosine, in bm25 the BM25 score, and with a reranker
+what that says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from indexer.derived import IndexCache
+from indexer.embedding import Embedder, Vectors
+from indexer.errors import TandemError
+from indexer.filters import Filter
+from indexer.records import Passage
+from indexer.rerank import Reranker
+from indexer.selection import select
+from indexer.store import EVERYTHING, Snapshot, Store
+from indexer.words import word_expression
+
+Channel = Literal["hybrid", "dense", "bm25"]
+CHANNELS: tuple[Channel, ...] = ("dense", "bm25", "hybrid")
+# Share of the cosine in the fusion; the rest is BM25's.
+DENSE_WEIGHT = 0.5
+# Candidates each channel hands to the fusion.
+DEPTH = 100
+# Candidates a reranker reads.
+RERANK_DEPTH = 20
+MAX_K = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """The passages for a question, best first, and the generation they were read from."""
+
+    generation: int
+    passages: tuple[Passage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A chunk row with the score it is ranked by and its cosine similarity."""
+
+    row: int
+    score: float
+    similarity: float
+
+
+class Retriever:
+    """Reads passages from a store with the embedder that indexed it.
+
+    `per_source` is how many passages one document may give while others have some (0: any number).
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        embedder: Embedder,
+        *,
+        channel: Channel = "hybrid",
+        reranker: Reranker | None = None,
+        per_source: int = 0,
+    ) -> None:
+        self.store = store
+        self.embedder = embedder
+        self.channel = channel
+        self.reranker = reranker
+        self.per_source = per_source
+        self._indexes = IndexCache(store.home)
+
+    def check(self, snapshot: Snapshot) -> None:
+        """Raise TandemError unless this embedder made the vectors of the snapshot's generation."""
+        made_with = snapshot.generation.embedder
+        if made_with != self.embedder.identity:
+            raise TandemError(
+                f"The index was made with the embedder {made_with}, not with {self.embedder.identity}.",
+                expected="The same embedder for the index and the questions: vectors of two models cannot be compared.",
+                do="Run `tandem index` to rebuild the index with the new embedder, or set `embedder` back.",
+                code="conflict",
+            )
+
+    def retrieve(self, question: str, k: int, where: Filter = EVERYTHING) -> Retrieval:
+        """The k best passages of the documents that pass the filter (fewer when there are fewer).
+
+        Raises TandemError for k outside 1 to MAX_K, when nothing is indexed, and when another embedder made the index.
+        """
+        if not 1 <= k <= MAX_K:
+            raise TandemError(f"k is {k}.", expected=f"1 to {MAX_K} passages.")
+        vector = self.embedder.embed_question(question)
+        with self.store.read() as snapshot:
+            self.check(snapshot)
+            ranked = self.rank(snapshot, question, vector, max(DEPTH, k), self.channel, where)
+            # Selection passes over some, and most questions need few: the rest is not read.
+            passages = self._passages(snapshot, ranked[: max(4 * k, RERANK_DEPTH)])
+            if self.reranker is not None:
+                passages = rerank(self.reranker, question, passages)
+            return Retrieval(snapshot.generation.number, select(passages, k, self.per_source))
+
+    def rank(
+        self,
+        snapshot: Snapshot,
+        question: str,
+        vector: Vectors,
+        depth: int,
+        channel: Channel,
+        where: Filter = EVERYTHING,
+    ) -> list[Ranked]:
+        """Chunks best first: the `depth` best of one channel, or the fusion of the `depth` best of both.
+
+        `vector` is the (d,) embedding of the question. The filter decides what is searched, not what is shown of it.
+        """
+        similarities: dict[int, float] = {}
+        words: dict[int, float] = {}
+        expression = word_expression(question)
+        if channel != "bm25":
+            allowed = snapshot.allowed_rows(where) if where else None
+            similarities = dict(self._indexes.get(snapshot).search(vector, depth, allowed))
+        if channel != "dense" and expression:
+            words = dict(snapshot.search_words(expression, depth, where))
+        missing = [row for row in words if row not in similarities]
+        cosines = snapshot.vectors(np.asarray(missing, np.int64)) @ vector
+        if channel == "hybrid":
+            if expression:
+                words.update(snapshot.word_scores(expression, [row for row in similarities if row not in words]))
+            similarities.update(zip(missing, map(float, cosines), strict=True))
+            scores = fuse(similarities, words)
+        else:
+            scores = similarities if channel == "dense" else words
+            similarities = {**similarities, **dict(zip(missing, map(float, cosines), strict=True))}
+        order = sorted(scores, key=lambda row: (-scores[row], row))
+        return [Ranked(row, scores[row], similarities[row]) for row in order]
+
+    def _passages(self, snapshot: Snapshot, ranked: Sequence[Ranked]) -> list[Passage]:
+        found = snapshot.passages([item.row for item in ranked])
+        passages = []
+        for rank, item in enumerate(ranked, start=1):
+            chunk, path, title, pages = found[item.row]
+            passages.append(Passage(chunk, chunk.document, path, title, pages, rank, item.score, item.similarity))
+        return passages
+
+
+def fuse(similarities: Mapping[int, float], words: Mapping[int, float]) -> dict[int, float]:
+    """Scores of all rows of `similarities`: a weighted sum of the cosine and BM25, each over its largest value.
+
+    Rows without a word of the question count 0 for BM25, cosines under 0 count 0. Bruch, Gai & Ingber (TOIS 2023,
+    arXiv 2210.11934) find such a sum better than reciprocal rank fusion, and so did we: see DENSE_WEIGHT.
+    """
+    closest = max([0.0, *similarities.values()])
+    best = max([0.0, *words.values()])
+    return {
+        row: DENSE_WEIGHT * (max(cosine, 0.0) / closest if closest else 0.0)
+        + (1 - DENSE_WEIGHT) * (words.get(row, 0.0) / best if best else 0.0)
+        for row, cosine in similarities.items()
+    }
+
+
+def rerank(reranker: Reranker, question: str, passages: Sequence[Passage]) -> list[Passage]:
+    """The first RERANK_DEPTH passages in the order of the reranker's scores; the rest is dropped."""
+    head = passages[:RERANK_DEPTH]
+    scores = reranker.score(question, [passage.chunk.embedded_text for passage in head])
+    order = np.argsort(-scores, kind="stable")
+    return [replace(head[place], rank=rank, score=float(scores[place])) for rank, place in enumerate(order, start=1)]

@@ -1,0 +1,94 @@
+"""FAISS (Douze et al. 2024, arXiv 2401.08281): an immutable set of vectors, searched exactly or by inverted lists.
+
+Inside FAISS a vector is known by its position 0 to n-1; `rows` says which row number lies at a position. So a filter
+is a bitmap of n bits whatever the row numbers are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from indexer.vectors import Bits, Matrix, Rows
+
+Positions = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float32]
+
+
+class FaissIndex:
+    """An IndexIDMap over IndexFlatIP ("exact") or IndexIVFScalarQuantizer ("approximate"), read only.
+
+    `keep` is whatever memory the FAISS object looks into without owning it.
+    """
+
+    def __init__(self, index: Any, keep: object = None) -> None:
+        import faiss
+
+        self._index = index
+        self._keep = keep
+        self._inner: Any = faiss.downcast_index(index.index)
+        self._lists = int(getattr(self._inner, "nlist", 0))
+        self.rows: Rows = np.asarray(faiss.vector_to_array(index.id_map), np.int64)
+        self.dimension = int(index.d)
+
+    @staticmethod
+    def exact(rows: Rows, vectors: Matrix) -> FaissIndex:
+        """All of (n, d) unit vectors under increasing row numbers, compared one by one."""
+        import faiss
+
+        index = faiss.IndexIDMap(faiss.IndexFlatIP(vectors.shape[1]))
+        if len(rows):
+            index.add_with_ids(np.ascontiguousarray(vectors, np.float32), rows)
+        return FaissIndex(index)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def raw(self) -> Any:
+        """The FAISS object, for what writes, measures or compacts it."""
+        return self._index
+
+    @property
+    def inner(self) -> Any:
+        """The FAISS object below the row numbers."""
+        return self._inner
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every vector is compared with the question."""
+        return self._lists == 0
+
+    def nearest(
+        self, question: Matrix, k: int, bits: Bits | None = None, candidates: int | None = None
+    ) -> tuple[Scores, Positions]:
+        """Similarities and positions of the k best of the positions set in `bits` (`candidates` of them), best first.
+
+        A filter spreads the neighbours over more lists: as many more are probed as the filter keeps fewer vectors,
+        and all of them when that still finds too few.
+        """
+        candidates = len(self) if candidates is None else candidates
+        k = min(k, candidates)
+        if k <= 0:
+            return np.empty(0, np.float32), np.empty(0, np.int64)
+        if self.is_exact:
+            return self._run(question, k, bits, 0)
+        probes = min(self._lists, -(-int(self._inner.nprobe) * len(self) // candidates))
+        scores, positions = self._run(question, k, bits, probes)
+        if len(positions) < k and probes < self._lists:
+            scores, positions = self._run(question, k, bits, self._lists)
+        return scores, positions
+
+    def _run(self, question: Matrix, k: int, bits: Bits | None, probes: int) -> tuple[Scores, Positions]:
+        import faiss
+
+        options: dict[str, Any] = {} if bits is None else {"sel": faiss.IDSelectorBitmap(bits)}
+        if probes:
+            parameters = faiss.SearchParametersIVF(nprobe=probes, **options)
+        else:
+            parameters = faiss.SearchParameters(**options) if options else None
+        scores, positions = self._inner.search(question[None, :], k, params=parameters)
+        found = positions[0] >= 0
+        return scores[0][found], positions[0][found]

@@ -1,0 +1,282 @@
+"""The one answering path: question -> passages -> prompt -> checked sentences -> answer.
+
+/ask, the chat page and `tandem ask` all end here, so a mode means the same everywhere: `base` and `tuned` answer
+closed book, `rag` and `rag+tuned` from passages; the tuned ones with an adapter. Sentences are yielded as they pass
+the citation contract (citations.py), then the whole Answer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, cast
+
+from indexer.errors import TandemError
+from indexer.filters import Filter
+from indexer.records import Passage
+from indexer.retrieval import Retriever
+from service.admission import Admission
+from service.citations import Citation, check_sentence, without_markers
+from service.refusal import is_refusal, relevance
+from service.sentences import SentenceStream
+from service.settings import Settings
+from tuner.generation import FinishReason, Generator
+from tuner.prompt import REFUSAL, Prompt, Source, build_prompt
+
+Mode = Literal["base", "tuned", "rag", "rag+tuned"]
+MODES: tuple[Mode, ...] = ("base", "tuned", "rag", "rag+tuned")
+RefusalReason = Literal["nothing_relevant", "model_refused", "unsupported"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked. None takes the setting; `mode` may be "auto"; `adapter` None takes the active one.
+
+    `where` says which documents may answer.
+    """
+
+    text: str
+    mode: str | None = None
+    k: int | None = None
+    adapter: str | None = None
+    max_tokens: int | None = None
+    where: Filter = Filter()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The body of /ask. Times in milliseconds from the start of the request; first_token is None if none came."""
+
+    answer: str
+    refused: bool
+    refusal_reason: RefusalReason | None
+    mode: Mode
+    adapter: str | None
+    citations: tuple[Citation, ...]
+    passages: tuple[Passage, ...]
+    relevance: float | None
+    prompt_tokens: int
+    completion_tokens: int
+    retrieve_ms: float
+    first_token_ms: float | None
+    total_ms: float
+    index_generation: int | None
+    finish_reason: FinishReason
+
+
+@dataclass(slots=True)
+class _Draft:
+    """An answer in the making."""
+
+    mode: Mode
+    adapter: str | None
+    started: float
+    sentences: list[str] = field(default_factory=list)
+    citations: list[Citation] = field(default_factory=list)
+    passages: tuple[Passage, ...] = ()
+    relevance: float | None = None
+    generation: int | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    retrieve_ms: float = 0.0
+    first_token_ms: float | None = None
+    finish_reason: FinishReason = "stop"
+
+    def milliseconds(self) -> float:
+        return (time.perf_counter() - self.started) * 1000
+
+    def finish(self, refusal: RefusalReason | None) -> Answer:
+        citations = {(item.n, item.start, item.end): item for item in self.citations}
+        return Answer(
+            answer=REFUSAL if refusal else " ".join(self.sentences),
+            refused=refusal is not None,
+            refusal_reason=refusal,
+            mode=self.mode,
+            adapter=self.adapter,
+            citations=() if refusal else tuple(citations.values()),
+            passages=self.passages,
+            relevance=self.relevance,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            retrieve_ms=self.retrieve_ms,
+            first_token_ms=self.first_token_ms,
+            total_ms=self.milliseconds(),
+            index_generation=self.generation,
+            finish_reason=self.finish_reason,
+        )
+
+
+class Adapters(Protocol):
+    """Which adapter is active, and how to have one ready."""
+
+    def active(self) -> str | None:
+        """The adapter that answers when a question names none."""
+
+    def prepare(self, name: str) -> None:
+        """Make it available to the generator. Raises TandemError when there is no such adapter."""
+
+
+class Answerer:
+    """Answers questions over one retriever and one generator. Thread-safe."""
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        generator: Generator,
+        settings: Settings,
+        adapters: Adapters,
+    ) -> None:
+        self.retriever = retriever
+        self.generator = generator
+        self.settings = settings
+        self.adapters = adapters
+        self.admission = Admission(settings.queue, settings.queue_seconds)
+
+    def answer(self, question: Question, cancel: threading.Event | None = None) -> Answer:
+        """The whole answer. Raises TandemError as `stream` does."""
+        *_, whole = self.stream(question, cancel)
+        return cast(Answer, whole)
+
+    def stream(self, question: Question, cancel: threading.Event | None = None) -> Iterator[str | Answer]:
+        """Texts as they are ready (joined they are the answer), then the Answer.
+
+        Raises TandemError for an empty or long question, an unknown mode, k or max_tokens out of range, no index, no
+        adapter where the mode needs one, an adapter that does not fit, and a full queue. Setting `cancel` ends it
+        within a token with what was made until then.
+        """
+        stop = cancel or threading.Event()
+        text = self._check(question)
+        mode, adapter = self.resolve(question)
+        if adapter:
+            self.adapters.prepare(adapter)
+        draft = _Draft(mode, adapter, time.perf_counter())
+        if mode in ("rag", "rag+tuned"):
+            self._retrieve(draft, text, question)
+            if not draft.passages or cast(float, draft.relevance) < self.settings.min_relevance:
+                yield REFUSAL
+                yield draft.finish("nothing_relevant")
+                return
+        with self.admission.enter(stop):
+            prompt = self._prompt(draft, text, question)
+            yield from self._generate(draft, prompt, text, question.max_tokens or self.settings.max_tokens, stop)
+
+    def resolve(self, question: Question) -> tuple[Mode, str | None]:
+        """The mode and the adapter that will answer. Raises TandemError when there is no such mode or no adapter."""
+        named = question.mode or self.settings.mode
+        active = question.adapter or self.adapters.active()
+        if named == "auto":
+            named = "rag+tuned" if active else "rag"
+        if named not in MODES:
+            raise TandemError(
+                f"There is no mode {named!r}.", expected=f"auto, {', '.join(MODES)}.", do="Choose one of these."
+            )
+        if named not in ("tuned", "rag+tuned"):
+            if question.adapter:
+                raise TandemError(
+                    f"The mode {named} uses no adapter, and {question.adapter!r} was asked for.",
+                    do="Use the mode tuned or rag+tuned, or leave the adapter out.",
+                )
+            return named, None
+        if active is None:
+            raise TandemError(
+                f"The mode {named} needs an adapter, and none is active.",
+                expected="An active adapter, or one named in the question.",
+                do="Run `tandem adapters list` and `tandem adapters activate NAME`, or use the mode rag.",
+                code="conflict",
+            )
+        return cast(Mode, named), active
+
+    def _check(self, question: Question) -> str:
+        text = question.text.replace("\x00", "").strip()
+        if not text:
+            raise TandemError("The question is empty.", expected="A question in words.", do="Ask one.")
+        most = self.settings.question_chars
+        if len(text) > most:
+            raise TandemError(
+                f"The question has {len(text):,} characters.",
+                expected=f"At most {most:,}.",
+                do="Shorten it, or raise the `question_chars` setting.",
+                code="too_large",
+            )
+        if question.max_tokens is not None and not 1 <= question.max_tokens <= 4096:
+            raise TandemError(f"max_tokens is {question.max_tokens}.", expected="1 to 4096.")
+        return text
+
+    def _retrieve(self, draft: _Draft, text: str, question: Question) -> None:
+        k = self.settings.k if question.k is None else question.k
+        retrieval = self.retriever.retrieve(text, k, question.where)
+        draft.generation = retrieval.generation
+        draft.passages = retrieval.passages
+        draft.relevance = relevance(text, retrieval.passages)
+        draft.retrieve_ms = draft.milliseconds()
+
+    def _prompt(self, draft: _Draft, text: str, question: Question) -> Prompt:
+        most = question.max_tokens or self.settings.max_tokens
+        room = self.generator.window - most
+        if room < 1:
+            raise TandemError(
+                f"max_tokens is {most}, and the model reads and writes {self.generator.window} tokens in all.",
+                expected="Room for the question beside the answer.",
+                do="Lower max_tokens.",
+                code="too_large",
+            )
+        limit = min(self.settings.prompt_tokens, room)
+        sources = [Source(passage.chunk.context, passage.chunk.text) for passage in draft.passages]
+        prompt = build_prompt(self.generator.tokenizer, text, sources or None, limit=limit)
+        if draft.passages and prompt.passages == 0:
+            raise TandemError(
+                f"The question and one passage take more than {limit} tokens.",
+                expected="Room for at least one passage.",
+                do="Shorten the question, or raise the `prompt_tokens` setting.",
+                code="too_large",
+            )
+        draft.passages = draft.passages[: prompt.passages]
+        draft.prompt_tokens = len(prompt.ids)
+        return prompt
+
+    def _generate(
+        self, draft: _Draft, prompt: Prompt, question: str, max_tokens: int, stop: threading.Event
+    ) -> Iterator[str | Answer]:
+        sentences = SentenceStream()
+        said_no = False
+        pieces = self.generator.generate(prompt, max_tokens=max_tokens, adapter=draft.adapter, cancel=stop)
+        for piece in pieces:
+            if draft.first_token_ms is None and piece.text:
+                draft.first_token_ms = draft.milliseconds()
+            draft.completion_tokens = piece.completion_tokens
+            draft.finish_reason = piece.finish_reason or draft.finish_reason
+            whole = sentences.feed(piece.text)
+            if piece.finish_reason == "stop" or (piece.finish_reason == "length" and not (whole or draft.sentences)):
+                # A sentence cut off by a cancel is left out, and by the token limit too, unless it is all there is.
+                whole += sentences.finish()
+            for sentence in whole:
+                said_no = said_no or is_refusal(sentence)
+                yield from self._emit(draft, sentence, question)
+            if said_no and not draft.sentences:
+                # What follows a refusal is an answer without support; it is not waited for.
+                pieces.close()  # type: ignore[attr-defined]
+                break
+        if draft.sentences or (draft.finish_reason == "cancelled"):
+            yield draft.finish(None)
+            return
+        yield REFUSAL
+        yield draft.finish("model_refused" if said_no else "unsupported")
+
+    def _emit(self, draft: _Draft, sentence: str, question: str) -> Iterator[str]:
+        """Yield the sentence if it may be said, with the space that joins it to the one before."""
+        if is_refusal(sentence):
+            return
+        if draft.passages:
+            supported = check_sentence(sentence, question, draft.passages)
+            if supported is None or supported.text in draft.sentences:
+                return
+            sentence = supported.text
+            draft.citations.extend(supported.citations)
+        else:
+            sentence = without_markers(sentence)
+            if not sentence or sentence in draft.sentences:
+                return
+        draft.sentences.append(sentence)
+        yield sentence if len(draft.sentences) == 1 else f" {sentence}"

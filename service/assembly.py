@@ -1,0 +1,145 @@
+"""Settings to working parts: the store, the embedder, the model. The one place that decides what is built from what."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from indexer.chunking import ChunkSize
+from indexer.embedding import Embedder, SentenceTransformerEmbedder
+from indexer.rerank import CrossEncoderReranker, Reranker
+from indexer.retrieval import Retriever
+from indexer.store import Store
+from indexer.sync import Outcome, Progress, known_corpora, sync
+from indexer.weights import embedder_weights, named_weights
+from service.answering import Answerer
+from service.settings import Settings
+from tuner.active import active_adapter
+from tuner.adapters import adapter_path, read_card
+from tuner.basemodel import load_base_model
+from tuner.generation import TorchGenerator
+from tuner.prompt import Prompt
+
+log = logging.getLogger(__name__)
+Report = Callable[[str], None]
+
+
+def silent(message: str) -> None:
+    """Report nothing."""
+
+
+def load_embedder(settings: Settings, report: Report = silent) -> Embedder:
+    """The embedder of the settings, fetched if need be. Raises TandemError."""
+    device = "cuda" if settings.device == "cuda" else "cpu"
+    return SentenceTransformerEmbedder(
+        embedder_weights(settings.embedder, settings.weights_folder, report), device=device
+    )
+
+
+def load_reranker(settings: Settings, report: Report = silent) -> Reranker | None:
+    """The reranker of the settings; None when none is named. Raises TandemError."""
+    if not settings.reranker:
+        return None
+    weights = named_weights(settings.reranker, settings.weights_folder, report)
+    return CrossEncoderReranker(weights, device="cuda" if settings.device == "cuda" else "cpu")
+
+
+def load_retriever(
+    settings: Settings, store: Store, report: Report = silent, embedder: Embedder | None = None
+) -> Retriever:
+    """What finds passages, with `embedder` if it is loaded already. Raises TandemError."""
+    return Retriever(
+        store,
+        embedder or load_embedder(settings, report),
+        channel=settings.channel,
+        reranker=load_reranker(settings, report),
+        per_source=settings.per_source,
+    )
+
+
+def load_generator(settings: Settings, report: Report = silent) -> TorchGenerator:
+    """The base model of the settings with the adapters of the home folder. Raises TandemError."""
+    base = load_base_model(
+        settings.base_model,
+        cache=settings.weights_folder,
+        quantisation=settings.quantisation,
+        device=settings.device,
+        threads=settings.threads,
+        report=report,
+    )
+    return TorchGenerator(base)
+
+
+def load_answerer(
+    settings: Settings, store: Store, report: Report = silent, embedder: Embedder | None = None
+) -> Answerer:
+    """Everything a question needs, with `embedder` if it is loaded already. Raises TandemError."""
+    retriever = load_retriever(settings, store, report, embedder)
+    generator = load_generator(settings, report)
+    return Answerer(retriever, generator, settings, HomeAdapters(settings.home, generator))
+
+
+class HomeAdapters:
+    """The adapters of the home folder as they are now: one added, replaced or removed while serving takes effect."""
+
+    def __init__(self, home: Path, generator: TorchGenerator) -> None:
+        self._home = home
+        self._generator = generator
+        self._lock = threading.Lock()
+        self._known: dict[str, str] = {}
+
+    def active(self) -> str | None:
+        """The adapter that answers when a question names none."""
+        return active_adapter(self._home)
+
+    def prepare(self, name: str) -> None:
+        """Make the generator know this adapter as it is on disk. Raises TandemError when there is none."""
+        folder = adapter_path(self._home, name)
+        with self._lock:
+            digest = read_card(folder).weights_sha256
+            if self._known.get(name) != digest:
+                self._generator.register(name, folder)
+                self._known[name] = digest
+
+
+def warm_up(answerer: Answerer) -> None:
+    """Embed and generate once, so that the first question does not pay for what libraries set up on first use."""
+    generator = answerer.generator
+    answerer.retriever.embedder.embed_question("warm")
+    prompt = Prompt(ids=tuple(generator.tokenizer("Hello")["input_ids"]), messages=(), passages=0)
+    for _ in generator.generate(prompt, max_tokens=1):
+        pass
+
+
+def chunk_size(settings: Settings) -> ChunkSize:
+    """The chunk size of the settings."""
+    return ChunkSize(settings.chunk_tokens, settings.chunk_overlap)
+
+
+def corpora_to_index(settings: Settings, store: Store) -> list[Path]:
+    """The folders of the settings and those indexed before."""
+    folders = {path.resolve(): None for path in settings.corpora if path.exists() or path not in _defaults()}
+    folders |= {path: None for path in known_corpora(store)}
+    return list(folders) or list(settings.corpora)
+
+
+def _defaults() -> Sequence[Path]:
+    default: Sequence[Path] = Settings.model_fields["corpora"].default
+    return default
+
+
+@dataclass(frozen=True, slots=True)
+class Reindex:
+    """The work of a reindex job: bring every corpus in step, with the embedder that answers questions."""
+
+    settings: Settings
+    store: Store
+    embedder: Embedder
+
+    def __call__(self, report: Callable[[Progress], None], cancel: threading.Event) -> Outcome:
+        """Run it. Raises TandemError and Cancelled as sync does."""
+        corpora = corpora_to_index(self.settings, self.store)
+        return sync(self.store, corpora, self.embedder, chunk_size(self.settings), report=report, cancel=cancel)

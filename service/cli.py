@@ -1,0 +1,223 @@
+"""The `tandem` command: names, options and exit codes. 0 is well, 1 is a bug, 2 is something the user can mend.
+
+What commands do is in service/commands; it is imported when a command runs, so that --help is instant.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from indexer.errors import TandemError
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+app = typer.Typer(
+    name="tandem",
+    help="Answers questions from your own documents, with citations, and refuses when they do not say.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+keys_app = typer.Typer(help="Access keys of the service.", no_args_is_help=True)
+eval_app = typer.Typer(help="Measure the parts on judged sets.", no_args_is_help=True)
+adapters_app = typer.Typer(help="Adapters of the home folder.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+app.add_typer(adapters_app, name="adapters")
+app.add_typer(eval_app, name="eval")
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")]
+Filters = Annotated[
+    list[str] | None,
+    typer.Option("--filter", help="name=value: path (with * and ?), corpus, group or a metadata field; repeatable."),
+]
+Passages = Annotated[int | None, typer.Option("-k", help="How many passages.")]
+
+
+def _run(work: Callable[[], object], as_json: bool = False) -> Any:
+    """Run a command; a mistake of the user's is told in three lines and ends with exit code 2."""
+    try:
+        return work()
+    except TandemError as error:
+        from service.commands.console import fail
+
+        fail(error, as_json)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped. Nothing that was committed is lost.\n")
+        raise typer.Exit(130) from None
+
+
+def _settings(**overrides: object) -> Settings:
+    from service.settings import load_settings
+
+    return load_settings(**{name: value for name, value in overrides.items() if value is not None})
+
+
+@app.command()
+def up(host: Host = None, port: Port = None) -> None:
+    """Fetch the weights, index the corpora, serve the chat page."""
+    from service.commands.serve import run_up
+
+    _run(lambda: run_up(_settings(host=host, port=port)))
+
+
+@app.command()
+def index(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Folders to index; those known already if none.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done.")] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Go back to the previous generation.")] = False,
+    allow_empty: Annotated[bool, typer.Option("--allow-empty", help="A folder without documents is no error.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring the index in step with folders: only what changed is read and embedded."""
+    from service.commands.index import run_index, run_rollback
+
+    def work() -> None:
+        if rollback:
+            if folders or dry_run:
+                raise TandemError("--rollback goes with no folder and no --dry-run.", do="Leave them out.")
+            run_rollback(_settings(), as_json=as_json)
+        else:
+            run_index(_settings(), folders or [], dry_run=dry_run, allow_empty=allow_empty, as_json=as_json)
+
+    _run(work, as_json)
+
+
+@app.command()
+def search(question: str, k: Passages = None, filters: Filters = None, as_json: Json = False) -> None:
+    """Show the passages a question finds, without asking the model."""
+
+    def work() -> None:
+        from indexer.filters import parse_filter
+        from service.commands.ask import run_search
+
+        run_search(_settings(), question, k, parse_filter(filters or []), as_json=as_json)
+
+    _run(work, as_json)
+
+
+@app.command()
+def ask(
+    question: str,
+    mode: Annotated[str | None, typer.Option(help="base, tuned, rag, rag+tuned or auto.")] = None,
+    k: Passages = None,
+    adapter: Annotated[str | None, typer.Option(help="An adapter other than the active one.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="The most tokens of the answer.")] = None,
+    filters: Filters = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a question from the documents."""
+
+    def work() -> None:
+        from indexer.filters import parse_filter
+        from service.answering import Question
+        from service.commands.ask import run_ask
+
+        where = parse_filter(filters or [])
+        run_ask(_settings(), Question(question, mode, k, adapter, max_tokens, where), as_json=as_json)
+
+    _run(work, as_json)
+
+
+@app.command()
+def serve(host: Host = None, port: Port = None) -> None:
+    """Serve the HTTP interface and the chat page over the index as it is."""
+    from service.commands.serve import run_serve
+
+    _run(lambda: run_serve(_settings(host=host, port=port)))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check weights, index, adapters, memory and versions; exit code 2 when something needs mending."""
+    from service.commands.doctor import run_doctor
+
+    if not _run(lambda: run_doctor(_settings(), as_json=as_json), as_json):
+        raise typer.Exit(2)
+
+
+@eval_app.command("retrieval")
+def eval_retrieval(
+    folder: Annotated[
+        Path, typer.Argument(help="A set in BEIR's layout: corpus.jsonl, queries.jsonl, qrels/test.tsv.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Rank a judged set by meaning, by words and by both, with intervals and tests; the index is not touched."""
+    from service.commands.evaluate import run_eval_retrieval
+
+    _run(lambda: run_eval_retrieval(_settings(), folder, as_json=as_json), as_json)
+
+
+@keys_app.command("create")
+def keys_create(
+    name: str,
+    admin: Annotated[bool, typer.Option("--admin", help="May reindex and manage.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a key and show it, this once."""
+    from service.commands.manage import create
+
+    _run(lambda: create(_settings(), name, admin=admin, as_json=as_json), as_json)
+
+
+@keys_app.command("list")
+def keys_list(as_json: Json = False) -> None:
+    """Names and roles of the keys."""
+    from service.commands.manage import show_keys
+
+    _run(lambda: show_keys(_settings(), as_json=as_json), as_json)
+
+
+@keys_app.command("revoke")
+def keys_revoke(name: str) -> None:
+    """Forget a key, at once."""
+    from service.commands.manage import revoke
+
+    _run(lambda: revoke(_settings(), name))
+
+
+@adapters_app.command("list")
+def adapters_list(as_json: Json = False) -> None:
+    """The adapters of the home folder; the active one is marked."""
+    from service.commands.manage import show_adapters
+
+    _run(lambda: show_adapters(_settings(), as_json=as_json), as_json)
+
+
+@adapters_app.command("activate")
+def adapters_activate(name: str) -> None:
+    """Answer with this adapter where a question names none; it is checked first."""
+    from service.commands.manage import activate_checked
+
+    _run(lambda: activate_checked(_settings(), name))
+
+
+@adapters_app.command("deactivate")
+def adapters_deactivate() -> None:
+    """Answer without an adapter."""
+    from service.commands.manage import deactivate_active
+
+    _run(lambda: deactivate_active(_settings()))
+
+
+def main() -> None:
+    """The entry point of the `tandem` script."""
+    # Libraries are told once, before any is imported: no telemetry, no tracing.
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "ANONYMIZED_TELEMETRY_DISABLED"):
+        os.environ.setdefault(name, "1")
+    os.environ["LANGSMITH_TRACING"] = "false"
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""tandem doctor: look at everything a question depends on, and say what to do about what is wrong."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+
+from indexer.derived import VECTOR_FOLDER
+from indexer.embedding import SentenceTransformerEmbedder
+from indexer.errors import TandemError
+from indexer.store import Store
+from indexer.vectors.file import load
+from indexer.weights import embedder_weights
+from service.commands.console import out, out_json
+from service.keys import list_keys
+from service.settings import Settings
+from tuner.active import active_adapter
+from tuner.adapters import adapter_path, list_adapters, verify_adapter
+from tuner.basemodel import base_model_weights, load_base_model
+
+PACKAGES = ("tandem-qa", "torch", "transformers", "peft", "sentence-transformers", "faiss-cpu", "fastapi")
+# Model, embedder, libraries and room for a long prompt, with the bundled weights.
+NEEDED_MEMORY = 2 * 1024**3
+NEEDED_DISK = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: `ok` or not, what was seen, and what to do when it is not."""
+
+    check: str
+    ok: bool
+    found: str
+    do: str = ""
+
+
+def run_doctor(settings: Settings, *, as_json: bool) -> bool:
+    """Run every check and show it; True when all is well. Raises TandemError only when the home cannot be used."""
+    store = Store(settings.home)
+    findings = [finding for check in _checks(settings, store) for finding in check]
+    healthy = all(finding.ok for finding in findings)
+    if as_json:
+        out_json({"healthy": healthy, "checks": [asdict(finding) for finding in findings]})
+    else:
+        for finding in findings:
+            out(f"{'ok ' if finding.ok else 'BAD'} {finding.check:13} {finding.found}")
+            if finding.do and not finding.ok:
+                out(f"{'':17} Do: {finding.do}")
+    store.close()
+    return healthy
+
+
+def _checks(settings: Settings, store: Store) -> Iterator[Iterator[Finding]]:
+    yield _versions()
+    yield _machine(settings)
+    yield _guarded("embedder", lambda: _embedder(settings, store))
+    yield _guarded("base model", lambda: _base_model(settings))
+    yield _guarded("index", lambda: _index(settings, store))
+    yield _keys(settings, store)
+
+
+def _guarded(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from look()
+    except TandemError as error:
+        yield Finding(check, False, error.happened, error.do or error.expected)
+
+
+def _versions() -> Iterator[Finding]:
+    found = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    yield Finding(
+        "versions", sys.version_info >= (3, 11), f"Python {platform.python_version()}, {found}", "Use Python 3.11."
+    )
+
+
+def _machine(settings: Settings) -> Iterator[Finding]:
+    available = _available_memory()
+    shown = "unknown" if available is None else f"{available / 1024**3:.1f} GiB available"
+    yield Finding(
+        "memory",
+        available is None or available >= NEEDED_MEMORY,
+        f"{shown}, {os.cpu_count()} cores",
+        f"Free memory: the bundled models need about {NEEDED_MEMORY // 1024**3} GiB.",
+    )
+    free = shutil.disk_usage(settings.home).free
+    yield Finding(
+        "disk", free >= NEEDED_DISK, f"{free / 1024**3:.1f} GiB free in {settings.home}", "Free some disk space."
+    )
+
+
+def _available_memory() -> int | None:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def _embedder(settings: Settings, store: Store) -> Iterator[Finding]:
+    weights = embedder_weights(settings.embedder, settings.weights_folder, verify=True)
+    embedder = SentenceTransformerEmbedder(weights)
+    yield Finding("embedder", True, f"{weights.name}, SHA-256 {weights.sha256[:16]}, {embedder.dimension} dimensions")
+    try:
+        with store.read() as snapshot:
+            made_with = snapshot.generation.embedder
+    except TandemError:
+        return
+    if made_with != embedder.identity:
+        yield Finding(
+            "embedder", False, f"the index was made with {made_with}", "Run `tandem index` to rebuild the index."
+        )
+
+
+def _base_model(settings: Settings) -> Iterator[Finding]:
+    weights = base_model_weights(settings.base_model, settings.weights_folder, verify=True)
+    base = load_base_model(
+        settings.base_model,
+        cache=settings.weights_folder,
+        quantisation=settings.quantisation,
+        device=settings.device,
+        threads=settings.threads,
+    )
+    yield Finding(
+        "base model",
+        True,
+        f"{base.name}, SHA-256 {weights.sha256[:16]}, {base.quantisation} on {base.device}, window {base.window}",
+    )
+    active = active_adapter(settings.home)
+    for card in list_adapters(settings.home):
+        mark = " (active)" if card.name == active else ""
+        try:
+            verify_adapter(adapter_path(settings.home, card.name), base)
+        except TandemError as error:
+            yield Finding("adapter", False, f"{card.name}{mark}: {error.happened}", error.do)
+        else:
+            yield Finding("adapter", True, f"{card.name}{mark}: fits this base model, tokenizer and prompt")
+
+
+def _index(settings: Settings, store: Store) -> Iterator[Finding]:
+    with store.read() as snapshot:
+        generation = snapshot.generation
+    found = f"generation {generation.number}: {generation.documents} documents, {generation.chunks} chunks"
+    yield Finding("index", True, f"{found}, {generation.created}")
+    with store.connection() as connection:
+        verdict = connection.execute("PRAGMA quick_check").fetchone()[0]
+    yield Finding("database", verdict == "ok", f"tandem.sqlite: {verdict}", "Restore the home folder from a backup.")
+    if generation.vector_file:
+        path = settings.home / VECTOR_FOLDER / generation.vector_file
+        intact = load(path, generation.vector_sha256 or "", generation.dimension) is not None
+        yield Finding(
+            "vector file",
+            intact,
+            f"{path.name}: {'intact' if intact else 'missing or damaged; answers come from the database instead'}",
+            "Nothing at once; the next large `tandem index` writes a new one.",
+        )
+
+
+def _keys(settings: Settings, store: Store) -> Iterator[Finding]:
+    names = [f"{key.name} ({key.role})" for key in list_keys(store)]
+    names += [f"{name} of the settings" for name in ("user_key", "admin_key") if getattr(settings, name)]
+    yield Finding("access keys", True, ", ".join(names) or "none: only this machine can be served")

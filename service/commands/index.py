@@ -1,0 +1,79 @@
+"""tandem index."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from indexer.publish import rollback
+from indexer.store import Store
+from indexer.sync import Outcome, plan_sync, sync
+from service.assembly import chunk_size, corpora_to_index, load_embedder
+from service.commands.console import note, out, out_json, sync_progress
+from service.settings import Settings
+
+
+def run_index(settings: Settings, folders: list[Path], *, dry_run: bool, allow_empty: bool, as_json: bool) -> Outcome:
+    """Index the folders, or those of the settings and those known already. Raises TandemError."""
+    store = Store(settings.home)
+    corpora = _chosen(settings, store, folders)
+    embedder = load_embedder(settings, note)
+    size = chunk_size(settings)
+    if dry_run:
+        _show_plan(plan_sync(store, corpora, embedder.identity, size, allow_empty=allow_empty), as_json)
+        return Outcome()
+    with sync_progress() as report:
+        outcome = sync(store, corpora, embedder, size, allow_empty=allow_empty, report=report)
+    show_outcome(outcome, as_json)
+    store.close()
+    return outcome
+
+
+def run_rollback(settings: Settings, *, as_json: bool) -> None:
+    """Make the previous generation current again."""
+    generation = rollback(Store(settings.home))
+    if as_json:
+        out_json({"generation": generation.number, "documents": generation.documents, "chunks": generation.chunks})
+    else:
+        out(f"Back at generation {generation.number}: {generation.documents} documents, {generation.chunks} chunks.")
+        out("The folders were not touched: the next `tandem index` brings the index in step with them again.")
+
+
+def _chosen(settings: Settings, store: Store, folders: list[Path]) -> list[Path]:
+    return [folder.resolve() if folder.exists() else folder for folder in folders] or corpora_to_index(settings, store)
+
+
+def show_outcome(outcome: Outcome, as_json: bool) -> None:
+    """The result of a sync, as JSON with the fields that scripts read or as lines for people."""
+    if as_json:
+        body = asdict(outcome)
+        body["seconds"] = round(outcome.seconds, 3)
+        out_json(body)
+        return
+    out(
+        f"Generation {outcome.generation}: {outcome.added} added, {outcome.changed} changed, {outcome.renamed} renamed,"
+        f" {outcome.deleted} deleted, {outcome.unchanged} unchanged, {len(outcome.failed)} failed."
+    )
+    out(f"{outcome.chunks} chunks, {outcome.embedded} embedded now, {outcome.seconds:.1f} s.")
+    for failure in outcome.failed:
+        note(f"  {failure['document']}: {failure['reason']}")
+
+
+def _show_plan(plan: Any, as_json: bool) -> None:
+    kinds = {
+        "added": [change.file.path for change in plan.added],
+        "changed": [change.file.path for change in plan.changed],
+        "renamed": [f"{change.replaces.path} -> {change.file.path}" for change in plan.renamed],
+        "deleted": [old.path for old in plan.deleted],
+    }
+    skipped = [{"document": skip.path, "reason": skip.reason} for skip in plan.skipped]
+    if as_json:
+        out_json({**kinds, "unchanged": plan.unchanged, "failed": skipped})
+        return
+    for kind, names in kinds.items():
+        for name in names:
+            out(f"{kind:8} {name}")
+    for skip in skipped:
+        out(f"{'failed':8} {skip['document']}: {skip['reason']}")
+    out(f"{plan.unchanged} unchanged. Nothing was written.")

@@ -1,0 +1,76 @@
+"""tandem keys and tandem adapters."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from indexer.store import Store
+from service.commands.console import note, out, out_json
+from service.keys import Role, create_key, list_keys, revoke_key
+from service.settings import Settings
+from tuner.active import activate, active_adapter, deactivate
+from tuner.adapters import adapter_path, list_adapters, verify_adapter
+from tuner.basemodel import load_base_model
+
+
+def create(settings: Settings, name: str, *, admin: bool, as_json: bool) -> None:
+    """Make a key and print it."""
+    role: Role = "admin" if admin else "user"
+    secret = create_key(Store(settings.home), name, role)
+    if as_json:
+        out_json({"name": name, "role": role, "key": secret})
+    else:
+        out(secret)
+        note(f"Keep the key of {name} ({role}) now: it is stored only as a hash and cannot be shown again.")
+
+
+def show_keys(settings: Settings, *, as_json: bool) -> None:
+    """Print names and roles."""
+    keys = list_keys(Store(settings.home))
+    if as_json:
+        out_json([asdict(key) for key in keys])
+        return
+    for key in keys:
+        out(f"{key.name:20} {key.role:6} {key.created}")
+    if not keys:
+        out("There are no keys: the service answers this machine only.")
+
+
+def revoke(settings: Settings, name: str) -> None:
+    """Forget a key."""
+    revoke_key(Store(settings.home), name)
+    out(f"The key {name} is revoked.")
+
+
+def show_adapters(settings: Settings, *, as_json: bool) -> None:
+    """Print the cards."""
+    active = active_adapter(settings.home)
+    cards = list_adapters(settings.home)
+    if as_json:
+        out_json([{**asdict(card), "active": card.name == active} for card in cards])
+        return
+    for card in cards:
+        mark = "*" if card.name == active else " "
+        out(f"{mark} {card.name:20} {card.base_model:20} {card.created}")
+    if not cards:
+        out(f"There are no adapters in {settings.home / 'adapters'}.")
+
+
+def activate_checked(settings: Settings, name: str) -> None:
+    """Verify the adapter against the base model of the settings, then make it the active one."""
+    base = load_base_model(
+        settings.base_model,
+        cache=settings.weights_folder,
+        quantisation=settings.quantisation,
+        device=settings.device,
+        report=note,
+    )
+    verify_adapter(adapter_path(settings.home, name), base)
+    activate(settings.home, name)
+    out(f"The adapter {name} is active.")
+
+
+def deactivate_active(settings: Settings) -> None:
+    """No adapter is active afterwards."""
+    deactivate(settings.home)
+    out("No adapter is active.")

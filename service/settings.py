@@ -1,0 +1,126 @@
+"""Every setting, once: defaults here, then tandem.toml in the working folder, then TANDEM_* environment variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import TomlConfigSettingsSource as TomlSource
+
+from indexer.errors import TandemError
+
+SETTINGS_FILE = "tandem.toml"
+PREFIX = "TANDEM_"
+
+
+class Settings(BaseSettings):
+    """What can be set. A field's description is its line in the manual (corpora/manual/configuration.md)."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, toml_file=SETTINGS_FILE, extra="forbid", frozen=True)
+
+    home: Path = Field(Path(".tandem"), description="Folder that holds all state.")
+    weights: Path | None = Field(
+        None, description="Folder of model weights; `weights` inside the home folder if unset."
+    )
+    corpora: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (Path("corpora"),), description="Folders to index; in the environment, separated by colons."
+    )
+    embedder: str = Field(
+        "bundled", description="`bundled`, a directory, or a hub id of a sentence-transformers model."
+    )
+    base_model: str = Field("bundled", description="`bundled`, a directory, or a hub id of a causal language model.")
+    quantisation: Literal["auto", "none", "int8", "nf4"] = Field(
+        "auto", description="How the base model's weights are held; `auto` is int8 on a CPU and none on a GPU."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where models run; `auto` takes a GPU if present."
+    )
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads for the models; 0 uses every core.")
+    mode: Literal["auto", "base", "tuned", "rag", "rag+tuned"] = Field(
+        "auto",
+        description="The mode for a question that names none; `auto` is rag+tuned with an active adapter, else rag.",
+    )
+    k: int = Field(4, ge=1, le=100, description="Passages retrieved for a question.")
+    channel: Literal["hybrid", "dense", "bm25"] = Field(
+        "hybrid", description="What passages are searched by: meaning (`dense`), words (`bm25`) or both."
+    )
+    per_source: int = Field(
+        0, ge=0, le=100, description="The most passages of one document while others have some; 0 is any number."
+    )
+    reranker: str = Field(
+        "", description="A directory or hub id of a sentence-transformers CrossEncoder; unset, none is used."
+    )
+    chunk_tokens: int = Field(160, ge=16, description="Tokens of text in a chunk, counted by the embedder.")
+    chunk_overlap: int = Field(24, ge=0, description="Tokens of a chunk that repeat the end of the one before.")
+    max_tokens: int = Field(160, ge=1, le=4096, description="The most tokens an answer may have.")
+    prompt_tokens: int = Field(
+        1792, ge=128, description="The most tokens a prompt may have; passages over it are dropped."
+    )
+    min_relevance: float = Field(
+        0.35, ge=-1, le=1, description="A question whose best passage is less relevant than this is refused at once."
+    )
+    host: str = Field("127.0.0.1", description="Address the service listens on; others than loopback need a key.")
+    port: int = Field(8000, ge=0, le=65535, description="Port the service listens on; 0 takes a free one.")
+    question_chars: int = Field(4000, ge=1, le=100_000, description="The most characters a question may have.")
+    body_bytes: int = Field(65_536, ge=1024, description="The most bytes a request body may have.")
+    queue: int = Field(
+        16, ge=1, le=1024, description="Questions that may wait for the model; more are told to come back."
+    )
+    queue_seconds: float = Field(60.0, gt=0, description="How long a question may wait for the model.")
+    user_key: SecretStr | None = Field(None, description="An access key for users, for containers; see `tandem keys`.")
+    admin_key: SecretStr | None = Field(None, description="An access key for administrators, likewise.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
+
+    @field_validator("corpora", mode="before")
+    @classmethod
+    def _split_paths(cls, value: object) -> object:
+        return tuple(part for part in value.split(":") if part) if isinstance(value, str) else value
+
+    @field_validator("user_key", "admin_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        # 16 characters of any kind cannot be guessed over HTTP.
+        if value is not None and len(value.get_secret_value()) < 16:
+            raise ValueError("an access key has at least 16 characters")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments over environment over file; .env files and secret folders are not read."""
+        return init_settings, env_settings, TomlSource(settings_cls)
+
+    @property
+    def weights_folder(self) -> Path:
+        """Where model weights are kept."""
+        return self.weights or self.home / "weights"
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from all sources, `overrides` first. Raises TandemError that names the setting and its source."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        known = name in Settings.model_fields
+        shown = "" if "key" in name else f" (it is {first.get('input')!r})"
+        raise TandemError(
+            f"The setting {name!r} is not valid: {first['msg']}{shown}." if known else f"There is no setting {name!r}.",
+            expected=Settings.model_fields[name].description or "" if known else "A setting the manual lists.",
+            do=f"Correct {PREFIX}{name.upper()} or {name} in {SETTINGS_FILE}.",
+        ) from None
+    except ValueError as error:
+        raise TandemError(
+            f"{SETTINGS_FILE} cannot be read: {error}.",
+            expected="Lines like `k = 4`, as in TOML.",
+            do="Correct the file.",
+        ) from error

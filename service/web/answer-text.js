@@ -1,0 +1,79 @@
+// The text of an answer, written as it arrives; [n] becomes a numbered chip.
+import { el } from "./dom.js";
+
+const MARKER = /\[(\d{1,3})\]/g;
+const UNFINISHED = /\[\d{0,3}$/; // "[1" may become "[1]" with the next token
+
+/**
+ * write(text) appends a streamed piece; its markers are shown as numbers that wait for their source.
+ * settle(text, citations) shows the final text; a marker with a citation becomes a button that calls open(citation, button).
+ */
+export function createAnswerText(container, open) {
+  let text = "";
+  let shown = 0;
+
+  function append(part, chip) {
+    let from = 0;
+    for (const match of part.matchAll(MARKER)) {
+      container.append(part.slice(from, match.index), chip(Number(match[1]), match[0]));
+      from = match.index + match[0].length;
+    }
+    if (from < part.length) container.append(part.slice(from));
+  }
+
+  return {
+    get text() {
+      return text;
+    },
+    write(piece) {
+      text += piece;
+      const rest = text.slice(shown);
+      const safe = rest.slice(0, UNFINISHED.exec(rest)?.index ?? rest.length);
+      append(safe, (n) => el("span", { class: "chip waiting" }, String(n)));
+      shown += safe.length;
+    },
+    settle(final, citations) {
+      const byNumber = new Map();
+      for (const citation of citations) if (!byNumber.has(citation.n)) byNumber.set(citation.n, citation);
+      container.replaceChildren();
+      text = final;
+      shown = final.length;
+      append(final, (n, marker) => {
+        const citation = byNumber.get(n);
+        if (!citation) return marker;
+        const label = `Source ${n}: ${citation.title || citation.document}`;
+        const button = el("button", { class: "chip", type: "button", "aria-label": label, title: label }, String(n));
+        button.addEventListener("click", () => open(citation, button));
+        return button;
+      });
+    },
+    clear() {
+      text = "";
+      shown = 0;
+      container.replaceChildren();
+    },
+  };
+}
+
+/** Give a screen reader whole sentences of a stream, not pieces of words. Returns {write(piece), end()}. */
+export function createSpeaker(say) {
+  let waiting = "";
+  const speak = (sentence) => {
+    const spoken = sentence.replace(MARKER, " (source $1)").trim();
+    if (spoken) say(spoken);
+  };
+  return {
+    write(piece) {
+      waiting += piece;
+      for (let end; (end = /[.!?](\s*\[\d{1,3}\])*\s/.exec(waiting)); ) {
+        const cut = end.index + end[0].length;
+        speak(waiting.slice(0, cut));
+        waiting = waiting.slice(cut);
+      }
+    },
+    end() {
+      speak(waiting);
+      waiting = "";
+    },
+  };
+}

@@ -1,0 +1,24 @@
+// Example questions: about the manual where it is indexed, otherwise about the person's own documents by title.
+import { byId, el } from "./dom.js";
+
+const ABOUT_THE_MANUAL = [
+  "What does QLoRA add to LoRA?",
+  "When should I fine-tune instead of retrieve?",
+  "What if the documents do not say?",
+  "How do I index my own documents?",
+];
+const MOST = 4;
+
+function questionsFor(documents) {
+  if (documents.some(({ document }) => /(^|\/)what-is-tandem\.md$/.test(document))) return ABOUT_THE_MANUAL;
+  const titles = new Set(documents.map(({ title }) => title).filter((title) => title && title.length <= 60));
+  return [...titles].slice(0, MOST).map((title) => `What does “${title}” say?`);
+}
+
+/** Fill the list of examples; `choose(question)` is called with the one that was clicked. */
+export function showExamples(documents, choose) {
+  const items = questionsFor(documents).map((question) =>
+    el("li", {}, el("button", { class: "example", type: "button", onclick: () => choose(question) }, question)),
+  );
+  byId("examples").replaceChildren(...items);
+}

@@ -1,0 +1,95 @@
+"""The chat page opened in Chromium, for tests: the browser, a page that must not complain, answers made up for it."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+
+QUESTION = "What does QLoRA add to LoRA?"  # the manual answers it
+WAIT = 120_000  # ms; a small machine may be busy
+ARGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+# Every state an answer passes through, in order: the proof that it streamed.
+RECORD_STATES = """
+window.states = [];
+addEventListener("securitypolicyviolation", (event) => console.error("policy", event.violatedDirective));
+addEventListener("DOMContentLoaded", () => new MutationObserver(() => {
+  const state = document.querySelector(".turn:last-child .answer")?.dataset.state;
+  if (state && state !== window.states.at(-1)) window.states.push(state);
+}).observe(document.body, {subtree: true, childList: true, attributes: true}));
+"""
+
+Open = Callable[..., Page]
+Before = Callable[[Page], None]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser, server_url: str) -> Iterator[Open]:
+    """Opens the page; afterwards the console must hold no error but those that the test expects."""
+    complaints: list[str] = []
+    expected: list[str] = []
+    contexts = []
+
+    def open_(
+        width: int = 1280, *, errors: str = "", before: Callable[[Page], None] | None = None, **options: Any
+    ) -> Page:
+        context = browser.new_context(viewport={"width": width, "height": 844}, reduced_motion="reduce", **options)
+        contexts.append(context)
+        context.add_init_script(RECORD_STATES)
+        page = context.new_page()
+        expected.append(errors)
+        page.on("console", lambda message: complaints.append(said(message)) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        if before:
+            before(page)
+        page.goto(server_url)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert [text for text in complaints if not any(part and part in text for part in expected)] == []
+
+
+def said(message: ConsoleMessage) -> str:
+    return f"{message.text} ({message.location['url']})"
+
+
+def ask(page: Page, question: str, state: str = "answered") -> Any:
+    page.get_by_label("Your question").fill(question)
+    page.keyboard.press("Enter")
+    card = page.locator(".turn").last.locator(".answer")
+    expect(card).to_have_attribute("data-state", state, timeout=WAIT)
+    return card
+
+
+def event(name: str, body: Any) -> str:
+    return f"event: {name}\ndata: {json.dumps(body)}\n\n"
+
+
+def reply(page: Page, *events: str) -> None:
+    page.route("**/ask", lambda route: route.fulfill(content_type="text/event-stream", body="".join(events)))
+
+
+def made_up(answer: str, citations: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "answer": answer, "refused": False, "mode": "rag", "adapter": None, "citations": citations, "passages": [],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 3}, "index_generation": 1, "finish_reason": "stop",
+        "timings_ms": {"retrieve": 1.0, "first_token": None, "total": 2.0},
+    }  # fmt: skip
+
+
+CITATION = {"n": 1, "document": "a.md", "chunk": "c", "title": "A", "page": None, "start": 12, "end": 17,
+            "quote": "quote", "score": 0.5, "url": "/sources/c?start=12&end=17#quote"}  # fmt: skip

@@ -1,0 +1,158 @@
+"""The base model and its tokenizer: name -> weights -> device, dtype, quantisation. The one place that decides them.
+
+Quantisation, and what it is for:
+    none   float32 on a CPU (bfloat16 is several times slower on most), bfloat16 on a GPU
+    int8   CPU: dynamic int8 (tuner/int8.py), the fastest there; GPU: bitsandbytes LLM.int8(), half the memory
+    nf4    bitsandbytes 4-bit: an eighth of float32's memory, slower; what QLoRA tunes over
+    auto   int8 on a CPU, none on a GPU
+Only safetensors are loaded and no code that comes with a model is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from indexer.errors import TandemError
+from indexer.weights import Weights, named_weights
+from tuner.chat import answer_end_id, tokenizer_sha256
+from tuner.conversion import bundled_base_model
+from tuner.quiet import quiet
+
+Quantisation = Literal["none", "int8", "nf4", "auto"]
+Device = Literal["auto", "cpu", "cuda"]
+Report = Callable[[str], None]
+
+_DEFAULT_WINDOW = 2048
+
+
+@dataclass
+class BaseModel:
+    """A loaded base model. `window` is in tokens; `eos_ids` end an answer; `quantisation` is the one in effect."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    sha256: str
+    tokenizer_sha256: str
+    device: str
+    quantisation: str
+    eos_ids: frozenset[int]
+    window: int
+
+
+def base_model_weights(name: str, cache: Path, report: Report | None = None, *, verify: bool = False) -> Weights:
+    """Where the base model `name` is ("bundled", a directory, a hub id), fetched and converted when needed.
+
+    Raises TandemError when there is no such model, it cannot be fetched, or it is not safetensors.
+    """
+    if name == "bundled":
+        return bundled_base_model(cache, report, verify=verify)
+    return named_weights(name, cache, report, verify=verify)
+
+
+def load_base_model(
+    name: str,
+    *,
+    cache: Path,
+    quantisation: Quantisation = "none",
+    device: Device = "auto",
+    threads: int = 0,
+    report: Report | None = None,
+) -> BaseModel:
+    """Load `name` for generation or tuning. `threads` 0 leaves PyTorch its default, all cores.
+
+    Raises TandemError when the weights are missing, the GPU asked for is not there, or the model is not one that
+    transformers can load as a causal language model.
+    """
+    weights = base_model_weights(name, cache, report)
+    if report is not None:
+        report(f"Loading {weights.name}.")
+    import torch
+
+    place = _place(device)
+    chosen = quantisation
+    if chosen == "auto":
+        chosen = "int8" if place == "cpu" else "none"
+    if threads > 0:
+        torch.set_num_threads(threads)
+    with quiet():
+        model, tokenizer = _load(weights, chosen, place)
+    model.eval().requires_grad_(False)
+    if chosen == "int8" and place == "cpu":
+        from tuner.int8 import to_int8
+
+        to_int8(model)
+    return BaseModel(
+        model=model,
+        tokenizer=tokenizer,
+        name=weights.name,
+        sha256=weights.sha256,
+        tokenizer_sha256=tokenizer_sha256(tokenizer),
+        device=place,
+        quantisation=chosen,
+        eos_ids=_eos_ids(model, tokenizer),
+        window=int(getattr(model.config, "max_position_embeddings", None) or _DEFAULT_WINDOW),
+    )
+
+
+def _place(device: Device) -> str:
+    import torch
+
+    if device == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise TandemError(
+            "The device is set to cuda, but PyTorch sees no GPU.",
+            expected="A CUDA GPU and a PyTorch build for it.",
+            do='Set device to "auto" or "cpu".',
+            code="unavailable",
+        )
+    return "cpu"
+
+
+def _load(weights: Weights, quantisation: Quantisation, place: str) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {"dtype": torch.float32 if place == "cpu" else torch.bfloat16}
+    if quantisation == "nf4" or (quantisation == "int8" and place == "cuda"):
+        options["quantization_config"] = _bitsandbytes(quantisation, options["dtype"])
+    if place == "cuda":
+        options["device_map"] = {"": 0}
+    # The folder is complete by now, so nothing may go to the network.
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(weights.path, **local)
+        model = AutoModelForCausalLM.from_pretrained(weights.path, use_safetensors=True, **local, **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise TandemError(
+            f"The base model {weights.name} cannot be loaded: {reason}",
+            expected="A causal language model that transformers supports, with its tokenizer, in safetensors.",
+            do="Name another model in base_model, or save this one again with save_pretrained.",
+            code="unavailable",
+        ) from error
+    return model, tokenizer
+
+
+def _bitsandbytes(quantisation: Quantisation, dtype: Any) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if quantisation == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    # NF4 and double quantisation as in QLoRA (Dettmers et al. 2023, arXiv 2305.14314).
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The ends the model was published with, and the one its chat template closes an answer with."""
+    published = model.generation_config.eos_token_id
+    ends = published if isinstance(published, list) else [published]
+    return frozenset(int(end) for end in [*ends, tokenizer.eos_token_id, answer_end_id(tokenizer)] if end is not None)

@@ -1,0 +1,124 @@
+"""Dynamic int8 linear layers for the CPU: y = x W^T + b with W in int8, one scale a row, x quantised as it comes.
+
+Through PyTorch's operators (fbgemm) instead of `quantize_dynamic`, for three reasons:
+- that function makes modules which are not `nn.Linear`, so PEFT cannot attach to them. `Int8Linear` is one: PEFT
+  wraps it like any other and adds the float LoRA product to its output. What it cannot carry is anything that reads
+  or copies the weight (merge, DoRA, modules_to_save); nor has it a gradient, so it is not tuned over;
+- the operator has one scale for all activations of a call. Language models have a few tokens with activations
+  hundreds of times larger than the rest, which leaves nothing for the others. Here each token is stretched
+  to [0, 1] first and the product is shifted back, so each token has its own 256 steps;
+- the output layer only has to name the best token: see `Int8Head`.
+Measured on the bundled model over 1,000 tokens of English technical text, against float32: one scale a call gives the
+same best token for 59 % of them (mean KL divergence 0.47), one a token for 89 % (0.03), nf4 for 68 % (0.25).
+
+Notation: i in_features, o out_features.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+_TINY = torch.finfo(torch.float32).tiny
+# Entries of the output layer that are computed exactly. The best float token was never below rank 4 of int8.
+_SHORTLIST = 64
+
+
+class Int8Linear(nn.Linear):
+    """A drop-in for a float `nn.Linear`: (..., i) float32 -> (..., o) float32."""
+
+    def __init__(self, linear: nn.Linear, *, fine: bool = False) -> None:
+        nn.Module.__init__(self)
+        self.in_features = linear.in_features
+        self.out_features = linear.out_features
+        # No values: PEFT reads only the device and dtype, to place its own matrices.
+        self.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+        self.register_parameter("bias", None)
+        self._packed, sums = _pack(linear.weight.detach())
+        self._sums = sums
+        # A copy, so that nothing here keeps the memory of the float model.
+        self._bias = None if linear.bias is None else linear.bias.detach().clone()
+        # Without VNNI the kernel sums pairs of products in int16, which overflows unless activations keep to 7 bits.
+        self._seven_bits = not torch.cpu._is_vnni_supported()
+        self._steps = 127 if self._seven_bits else 255
+        self._fine = fine
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., i) -> (..., o)."""
+        if input.numel() == self.in_features and not self._fine:
+            product = self._multiply(input)
+        else:
+            # x = low + spread * u with u in [0, 1], so W x = low * (row sums of W) + spread * W u.
+            low, high = input.aminmax(dim=-1, keepdim=True)
+            spread = (high - low).clamp_min(_TINY)
+            unit = (input - low) / spread
+            product = self._multiply_fine(unit) if self._fine else self._multiply(unit)
+            product = torch.addcmul(product * spread, low, self._sums)
+        return product if self._bias is None else product + self._bias
+
+    def _multiply(self, input: Tensor) -> Tensor:
+        return cast(Tensor, torch.ops.quantized.linear_dynamic(input, self._packed, self._seven_bits))
+
+    def _multiply_fine(self, unit: Tensor) -> Tensor:
+        # u = coarse + (v - 1/2) / steps: what rounding took away is stretched to [0, 1] and multiplied as well.
+        coarse = (unit * self._steps).round() / self._steps
+        rest = self._multiply((unit - coarse) * self._steps + 0.5) - self._sums / 2
+        return self._multiply(coarse) + rest / self._steps
+
+
+class Int8Head(Int8Linear):
+    """An output layer whose float weights are kept anyway, because they are the input embedding.
+
+    Logits are int8 approximations, but for the largest ones of each position, which are exact: the best token is
+    found for a fortieth of the memory traffic. Only the order of the best is meant to be used.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        # In a tuple, so that the embedding's parameter is not listed a second time as this layer's.
+        self._tied = (linear.weight,)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., i) -> (..., o)."""
+        logits = super().forward(input)
+        best = logits.topk(min(_SHORTLIST, self.out_features), dim=-1).indices
+        exact = (self._tied[0][best] @ input.unsqueeze(-1)).squeeze(-1)
+        if self._bias is not None:
+            exact = exact + self._bias[best]
+        return logits.scatter(-1, best, exact)
+
+
+def to_int8(model: nn.Module) -> None:
+    """Replace every linear layer of `model` in place."""
+    for parent in list(model.modules()):
+        embeddings = [child.weight for child in parent.modules() if isinstance(child, nn.Embedding)]
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                tied = any(child.weight is weight for weight in embeddings)
+                setattr(parent, name, Int8Head(child) if tied else Int8Linear(child))
+    # The weights are views into one mapped file; while one view is left, all of it stays in memory.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+
+
+def _pack(weight: Tensor) -> tuple[object, Tensor]:
+    """(o, i) float -> the kernel's packed weights, and the sums (o,) of their rows. Scale of a row = max |w| / 127."""
+    weight = weight.float()
+    low, high = weight.aminmax(dim=1)
+    scales = (torch.maximum(high, -low) / 127).clamp_min(_TINY)
+    zeros = torch.zeros(len(scales), dtype=torch.long)
+    with warnings.catch_warnings():
+        # PyTorch announces that quantised tensors will leave; the pinned release has them, and they are the fast path.
+        warnings.filterwarnings("ignore", message="[\\s\\S]*quantized tensor creation functions")
+        rows = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        engines, before = torch.backends.quantized.supported_engines, torch.backends.quantized.engine
+        try:
+            # For one row, as in every step of an answer, it takes a third of the time of PyTorch's own choice (oneDNN).
+            if "fbgemm" in engines:
+                torch.backends.quantized.engine = "fbgemm"
+            return torch.ops.quantized.linear_prepack(rows, None), rows.int_repr().sum(dim=1) * scales
+        finally:
+            torch.backends.quantized.engine = before
