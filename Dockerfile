@@ -24,9 +24,9 @@ RUN TANDEM_HOME=/tmp/home tandem index corpora \
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --home-dir /data tandem \
     && mkdir /data /corpora \
-    && chown tandem /data
+    && chown 10001 /data
 COPY --from=build /opt/venv /opt/venv
-COPY --from=build --chown=tandem /opt/weights /opt/weights
+COPY --from=build --chown=10001 /opt/weights /opt/weights
 COPY --from=build /src/corpora /corpora
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -34,7 +34,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     TANDEM_HOME=/data \
     TANDEM_WEIGHTS=/opt/weights \
     TANDEM_CORPORA=/corpora
-USER tandem
+USER 10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 8000

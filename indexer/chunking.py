@@ -58,7 +58,7 @@ def split(document: Document, embedder: Embedder, size: ChunkSize) -> list[Chunk
     spans = [_trim(text, _overlapped(text, span, before, starts, size)) for before, span in _with_previous(spans)]
     chunks: list[Chunk] = []
     contexts = _Contexts(document, embedder)
-    for start, end in _fitting(text, spans, contexts, embedder):
+    for (start, end), tokens in _fitting(text, spans, contexts, embedder):
         context = contexts.at(start, end)
         chunks.append(
             Chunk(
@@ -70,11 +70,10 @@ def split(document: Document, embedder: Embedder, size: ChunkSize) -> list[Chunk
                 text=text[start:end],
                 context=context,
                 page=page_at(document, start),
-                tokens=0,
+                tokens=tokens,
             )
         )
-    counts = embedder.count_tokens([chunk.embedded_text for chunk in chunks])
-    return [_counted(chunk, count) for chunk, count in zip(chunks, counts, strict=True)]
+    return chunks
 
 
 def page_at(document: Document, offset: int) -> int | None:
@@ -83,12 +82,6 @@ def page_at(document: Document, offset: int) -> int | None:
         return None
     place = bisect_right([page.start for page in document.pages], offset) - 1
     return document.pages[max(place, 0)].number
-
-
-def _counted(chunk: Chunk, tokens: int) -> Chunk:
-    return Chunk(
-        chunk.id, chunk.document, chunk.ordinal, chunk.start, chunk.end, chunk.text, chunk.context, chunk.page, tokens
-    )
 
 
 def _count(starts: Sequence[int], span: Span) -> int:
@@ -141,7 +134,7 @@ def _merge(pieces: Iterator[Span], starts: Sequence[int], size: ChunkSize) -> li
 
 
 def _with_previous(spans: list[Span]) -> Iterator[tuple[Span | None, Span]]:
-    yield from zip([None, *spans[:-1]], spans, strict=True)
+    yield from zip([None, *spans], spans, strict=False)
 
 
 def _overlapped(text: str, span: Span, before: Span | None, starts: Sequence[int], size: ChunkSize) -> Span:
@@ -160,8 +153,8 @@ def _trim(text: str, span: Span) -> Span:
     return start, max(start, span[0] + len(piece.rstrip()))
 
 
-def _fitting(text: str, spans: list[Span], contexts: _Contexts, embedder: Embedder) -> Iterator[Span]:
-    """Drop empty spans, and halve those that need more tokens alone than they had inside their document.
+def _fitting(text: str, spans: list[Span], contexts: _Contexts, embedder: Embedder) -> Iterator[tuple[Span, int]]:
+    """The spans that are not empty, each with the tokens it has under its context; those over the window in halves.
 
     A word broken across two chunks is tokenised anew, so the count by offsets is exact but for such spans.
     """
@@ -169,7 +162,7 @@ def _fitting(text: str, spans: list[Span], contexts: _Contexts, embedder: Embedd
     texts = [f"{contexts.at(*span)}\n{text[span[0] : span[1]]}" for span in spans]
     for span, count in zip(spans, embedder.count_tokens(texts), strict=True):
         if count <= embedder.window:
-            yield span
+            yield span, count
         else:
             middle = (span[0] + span[1]) // 2
             halves = [_trim(text, (span[0], middle)), _trim(text, (middle, span[1]))]

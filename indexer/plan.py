@@ -21,6 +21,11 @@ class KnownFile:
     size: int
     mtime_ns: int
 
+    @property
+    def source(self) -> SourceFile:
+        """It as it was found when it was read."""
+        return SourceFile(self.corpus, self.path, self.size, self.mtime_ns)
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -33,76 +38,109 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The files to add, change, rename and delete; `touched` have new times and the same content."""
+    """The files to add, change, rename and delete; `touched` have new times and the same content.
 
+    `rebuilt` are not read: their stored texts are chunked and embedded anew, for another embedder or chunk size.
+    """
+
+    rebuild: bool = False
     added: list[Change] = field(default_factory=list)
     changed: list[Change] = field(default_factory=list)
     renamed: list[Change] = field(default_factory=list)
     deleted: list[KnownFile] = field(default_factory=list)
-    unchanged: int = 0
+    kept: list[KnownFile] = field(default_factory=list)
     touched: list[Change] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
     @property
-    def is_empty(self) -> bool:
-        """Whether publishing a generation would change nothing."""
-        return not (self.added or self.changed or self.renamed or self.deleted)
+    def rebuilt(self) -> list[KnownFile]:
+        """Files that stay as they are on disk and are embedded anew."""
+        return self.kept if self.rebuild else []
 
     @property
-    def to_read(self) -> list[Change]:
-        """Files whose documents must be made anew, in reading order."""
-        return [*self.added, *self.changed, *self.renamed]
+    def unchanged(self) -> int:
+        """Files that cost nothing."""
+        return 0 if self.rebuild else len(self.kept)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether publishing a generation would change nothing."""
+        return not (self.added or self.changed or self.renamed or self.deleted or self.rebuilt)
 
 
 def make_plan(corpora: Sequence[Path], known: Iterable[KnownFile], *, rebuild: bool, allow_empty: bool) -> Plan:
     """Compare the corpora on disk with the known files of those corpora; known files of other corpora stay.
 
-    `rebuild` makes every file changed (another embedder or chunk size). A corpus with no file to index is an error
-    unless `allow_empty`: an unmounted disk must not look like a deletion of everything. Raises TandemError for it and
-    for a corpus that does not exist.
+    A corpus inside another one is a part of it: no file is indexed twice. With `rebuild` every file that stays is
+    embedded anew, those of other corpora too, so that one generation never holds vectors of two embedders. A corpus
+    with no file to index is an error unless `allow_empty`: an unmounted disk must not look like a deletion of
+    everything. Raises TandemError for it and for a corpus that does not exist.
     """
-    folders = [check_corpus(corpus) for corpus in corpora]
-    names = {str(folder) for folder in folders}
-    by_path = {(file.corpus, file.path): file for file in known if file.corpus in names}
-    plan = Plan()
-    unchanged = 0
+    known = list(known)
+    folders = outermost([check_corpus(corpus) for corpus in corpora], {file.corpus for file in known})
+    plan = Plan(rebuild)
+    by_path: dict[tuple[str, str], KnownFile] = {}
+    covered = {corpus for corpus in {file.corpus for file in known} if any(_lies_in(corpus, f) for f in folders)}
+    for old in known:
+        if old.corpus in covered:
+            by_path[old.corpus, old.path] = old
+        elif rebuild:
+            plan.kept.append(old)
+    unreadable: list[str] = []
     for folder in folders:
-        files, skipped = scan(folder)
+        files, skipped = scan(Path(folder))
         plan.skipped.extend(skipped)
+        unreadable += [str(Path(folder, skip.path)) for skip in skipped if skip.reason.startswith("cannot be read")]
         if not files and not allow_empty:
             raise _empty(folder, skipped)
         for file in files:
-            unchanged += _sort_file(plan, file, by_path.pop((file.corpus, file.path), None), rebuild)
-    # A file that cannot be looked at now is not a deleted file.
-    unreadable = {skip.path for skip in plan.skipped if skip.reason.startswith("cannot be read")}
+            _sort_file(plan, file, by_path.pop((file.corpus, file.path), None))
     for old in by_path.values():
-        if old.path in unreadable or any(old.path.startswith(f"{folder}/") for folder in unreadable):
-            unchanged += 1
-        else:
-            plan.deleted.append(old)
-    return _with_renames(plan, unchanged)
+        # A file that cannot be looked at now is not a deleted file.
+        location = str(old.source.location)
+        gone = not any(location == place or location.startswith(f"{place}/") for place in unreadable)
+        (plan.deleted if gone else plan.kept).append(old)
+    return _with_renames(plan)
 
 
-def _sort_file(plan: Plan, file: SourceFile, old: KnownFile | None, rebuild: bool) -> int:
-    """Put the file where it belongs; 1 when it is unchanged."""
-    if old is not None and not rebuild and (old.size, old.mtime_ns) == (file.size, file.mtime_ns):
-        return 1
+def outermost(folders: Sequence[Path], known: Iterable[str]) -> list[str]:
+    """The folders to scan so that these are covered: a folder inside a known or named corpus gives way to it."""
+    names = list(dict.fromkeys(str(folder) for folder in folders))
+    others = {*names, *known}
+    chosen = (min((other for other in others if _lies_in(name, other)), key=len) for name in names)
+    return list(dict.fromkeys(chosen))
+
+
+def _lies_in(folder: str, other: str) -> bool:
+    """Whether a scan of `other` comes to `folder`; hidden folders are not scanned."""
+    if folder == other:
+        return True
+    path = Path(folder)
+    return path.is_relative_to(other) and not any(part[0] == "." for part in path.relative_to(other).parts)
+
+
+def _sort_file(plan: Plan, file: SourceFile, old: KnownFile | None) -> None:
+    """Put the file where it belongs."""
+    if old is not None and (old.size, old.mtime_ns) == (file.size, file.mtime_ns):
+        plan.kept.append(old)
+        return
     try:
         sha256 = file_sha256(file.location)
     except OSError as error:
         plan.skipped.append(Skipped(file.path, f"cannot be read: {error.strerror}"))
-        return 1 if old is not None else 0
+        if old is not None:
+            plan.kept.append(old)
+        return
     if old is None:
         plan.added.append(Change(file, sha256))
-    elif rebuild or old.sha256 != sha256:
+    elif old.sha256 != sha256:
         plan.changed.append(Change(file, sha256, old))
     else:
         plan.touched.append(Change(file, sha256, old))
-        return 1
-    return 0
+        plan.kept.append(old)
 
 
-def _with_renames(plan: Plan, unchanged: int) -> Plan:
+def _with_renames(plan: Plan) -> Plan:
     """An added file with the content of a deleted one was renamed."""
     gone: dict[str, list[KnownFile]] = {}
     for old in plan.deleted:
@@ -117,10 +155,10 @@ def _with_renames(plan: Plan, unchanged: int) -> Plan:
             added.append(change)
     moved = {change.replaces.row for change in renamed if change.replaces}
     deleted = [old for old in plan.deleted if old.row not in moved]
-    return Plan(added, plan.changed, renamed, deleted, unchanged, plan.touched, plan.skipped)
+    return Plan(plan.rebuild, added, plan.changed, renamed, deleted, plan.kept, plan.touched, plan.skipped)
 
 
-def _empty(folder: Path, skipped: Sequence[Skipped]) -> TandemError:
+def _empty(folder: str, skipped: Sequence[Skipped]) -> TandemError:
     why = f" ({skipped[0].path}: {skipped[0].reason})" if skipped else ""
     return TandemError(
         f"The corpus folder {folder} holds no document that can be indexed{why}.",

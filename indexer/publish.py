@@ -8,17 +8,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from indexer.database import exclusive, transaction
 from indexer.derived import VECTOR_FOLDER
-from indexer.embedding import Embedder
 from indexer.errors import TandemError
 from indexer.rewrite import write_file
 from indexer.store import Generation, Snapshot, Store, current_generation
 
 TABLES = ("files", "documents", "chunks")
+
+
+class Stamp(Protocol):
+    """What a generation records of its embedder."""
+
+    @property
+    def identity(self) -> str:
+        """Equal exactly when vectors may be compared."""
+
+    @property
+    def dimension(self) -> int:
+        """D."""
 
 
 def publish(
@@ -27,7 +39,7 @@ def publish(
     *,
     number: int,
     ended_files: Sequence[int],
-    embedder: Embedder,
+    embedder: Stamp,
     chunking: str,
     needs_file: Callable[[int, int], bool],
 ) -> Generation:
@@ -158,6 +170,10 @@ def rollback(store: Store) -> Generation:
                 "INSERT INTO chunk_words (chunk_words, rowid, context, text)"
                 f" SELECT 'delete', row, context, text FROM chunks WHERE {born}",
                 (current.number,),
+            )
+            # The next publishing clears the vectors that no chunk uses then.
+            connection.execute(
+                f"INSERT OR IGNORE INTO pending_vectors SELECT vector FROM chunks WHERE {born}", (current.number,)
             )
             for table in TABLES:
                 connection.execute(f"DELETE FROM {table} WHERE {born}", (current.number,))

@@ -1,8 +1,7 @@
 """A question to passages: dense and word search over one generation, fused, optionally reranked, then selected.
 
 Scales: `similarity` is the cosine of question and chunk (-1 to 1). `score` orders the passages: in the hybrid channel
-it is the fusion below (1 is best in both channels), in dense the cosine, in bm25 the BM25 score, and with a reranker
-what that says.
+it is the fusion below (at most 1), in dense the cosine, in bm25 the BM25 score, with a reranker what that says.
 """
 
 from __future__ import annotations
@@ -25,8 +24,12 @@ from indexer.words import word_expression
 
 Channel = Literal["hybrid", "dense", "bm25"]
 CHANNELS: tuple[Channel, ...] = ("dense", "bm25", "hybrid")
-# Share of the cosine in the fusion; the rest is BM25's.
-DENSE_WEIGHT = 0.5
+# What saturated BM25 weighs against the cosine, and the BM25 score at which it is half of its most. Chosen on half of
+# the questions of ten public sets, split by document: nDCG@10 on the other half is 0.043 over the better channel on
+# average and 0.006 under it at worst; reciprocal rank fusion (k = 60) is 0.003 under it on average, 0.34 at worst.
+# Two thirds to 1.2 times these values change the average by less than 0.003.
+WORDS_WEIGHT = 1.25
+WORDS_HALF = 10.0
 # Candidates each channel hands to the fusion.
 DEPTH = 100
 # Candidates a reranker reads.
@@ -145,18 +148,19 @@ class Retriever:
 
 
 def fuse(similarities: Mapping[int, float], words: Mapping[int, float]) -> dict[int, float]:
-    """Scores of all rows of `similarities`: a weighted sum of the cosine and BM25, each over its largest value.
+    """Scores of all rows of `similarities`, at most 1: the cosine plus saturated BM25, weighted.
 
-    Rows without a word of the question count 0 for BM25, cosines under 0 count 0. Bruch, Gai & Ingber (TOIS 2023,
-    arXiv 2210.11934) find such a sum better than reciprocal rank fusion, and so did we: see DENSE_WEIGHT.
+    Rows without a word of the question count 0 for BM25. Fusing scores and not ranks keeps how much better the first
+    is than the second (Bruch, Gai & Ingber, TOIS 2023, arXiv 2210.11934); BM25 has no upper bound, so it saturates.
     """
-    closest = max([0.0, *similarities.values()])
-    best = max([0.0, *words.values()])
     return {
-        row: DENSE_WEIGHT * (max(cosine, 0.0) / closest if closest else 0.0)
-        + (1 - DENSE_WEIGHT) * (words.get(row, 0.0) / best if best else 0.0)
+        row: (cosine + WORDS_WEIGHT * _saturated(words.get(row, 0.0))) / (1 + WORDS_WEIGHT)
         for row, cosine in similarities.items()
     }
+
+
+def _saturated(score: float) -> float:
+    return score / (score + WORDS_HALF)
 
 
 def rerank(reranker: Reranker, question: str, passages: Sequence[Passage]) -> list[Passage]:

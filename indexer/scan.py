@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from indexer.database import DATABASE
 from indexer.errors import TandemError
 from indexer.loaders import is_supported
 
@@ -48,7 +49,7 @@ def check_corpus(folder: Path) -> Path:
         raise TandemError(
             f"The corpus folder {folder} does not exist.",
             expected="A folder with documents in it.",
-            do="Check the name; nothing that is already indexed was changed.",
+            do="Check the name; the index is as it was. `tandem index --forget DIR` removes a corpus from it.",
             code="not_found",
         )
     if not folder.is_dir():
@@ -59,44 +60,99 @@ def check_corpus(folder: Path) -> Path:
 
 
 def scan(corpus: Path) -> tuple[list[SourceFile], list[Skipped]]:
-    """Every supported file below the corpus folder (absolute path), sorted by path; hidden ones are left out."""
-    found: list[SourceFile] = []
-    skipped: list[Skipped] = []
-    for path in _walk(corpus, corpus, {os.path.realpath(corpus)}, skipped):
-        name = path.relative_to(corpus).as_posix()
-        if not is_supported(path) or name.endswith(PAIRS_SUFFIX):
-            continue
+    """Every supported file below the corpus folder (absolute path), sorted by path; hidden ones are left out.
+
+    A symbolic link is followed where its target lies in the corpus and is not found in its own place (it is hidden).
+    """
+    walk = _Walk(corpus)
+    walk.run()
+    return sorted(walk.found, key=lambda file: file.path), walk.skipped
+
+
+class _Walk:
+    """Folders and files first, then links, so that what is there twice is named by its own path."""
+
+    def __init__(self, corpus: Path) -> None:
+        self.found: list[SourceFile] = []
+        self.skipped: list[Skipped] = []
+        self._root = os.fspath(corpus)
+        self._real_root = os.path.realpath(corpus)
+        self._seen: set[tuple[int, int]] = set()
+        self._links: list[str] = []
+
+    def run(self) -> None:
+        self._folder("")
+        while self._links:
+            links, self._links = sorted(self._links), []
+            for name in links:
+                self._link(name)
+
+    def _folder(self, top: str) -> None:
+        """Everything below a folder; `top` and all names are relative to the corpus. No recursion: depth is free."""
+        waiting = [top]
+        while waiting:
+            folder = waiting.pop()
+            try:
+                status = os.stat(os.path.join(self._root, folder))
+                if (status.st_dev, status.st_ino) in self._seen:
+                    continue
+                self._seen.add((status.st_dev, status.st_ino))
+                with os.scandir(os.path.join(self._root, folder)) as entries:
+                    children = [entry for entry in entries if not entry.name.startswith(".")]
+            except OSError as error:
+                self._skip(folder or ".", f"cannot be read: {error.strerror}")
+                continue
+            if any(entry.name == DATABASE for entry in children):
+                # A home folder that lies in a corpus: its weights are full of JSON that is no document.
+                continue
+            for entry in children:
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_symlink():
+                    self._links.append(name)
+                elif entry.is_dir(follow_symlinks=False):
+                    waiting.append(name)
+                elif entry.is_file(follow_symlinks=False):
+                    self._file(name)
+
+    def _link(self, name: str) -> None:
+        real = os.path.realpath(os.path.join(self._root, name))
+        if real != self._real_root and not real.startswith(self._real_root.rstrip("/") + "/"):
+            self._skip(name, "a symbolic link that leaves the corpus folder")
+        elif os.path.isdir(real):
+            self._folder(name)
+        elif os.path.isfile(real):
+            self._file(name)
+        else:
+            self._skip(name, "a symbolic link to nothing")
+
+    def _file(self, name: str) -> None:
+        if not is_supported(name) or name.endswith(PAIRS_SUFFIX):
+            return
         try:
             name.encode("utf-8")
-            status = path.stat()
+            status = os.stat(os.path.join(self._root, name))
         except (OSError, UnicodeEncodeError) as error:
-            skipped.append(Skipped(name.encode("utf-8", "replace").decode(), f"cannot be read: {error}"))
-            continue
-        found.append(SourceFile(str(corpus), name, status.st_size, status.st_mtime_ns))
-    return sorted(found, key=lambda file: file.path), skipped
+            self._skip(name, f"cannot be read: {error}")
+            return
+        key = (status.st_dev, status.st_ino)
+        if key in self._seen and os.path.islink(os.path.join(self._root, name)):
+            return
+        self._seen.add(key)
+        self.found.append(SourceFile(self._root, name, status.st_size, status.st_mtime_ns))
+
+    def _skip(self, name: str, reason: str) -> None:
+        self.skipped.append(Skipped(name.encode("utf-8", "replace").decode(), reason))
 
 
-def _walk(folder: Path, corpus: Path, entered: set[str], skipped: list[Skipped]) -> Iterator[Path]:
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        skipped.append(Skipped(folder.relative_to(corpus).as_posix(), f"cannot be read: {error.strerror}"))
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        path = Path(entry.path)
-        name, real = path.relative_to(corpus).as_posix(), os.path.realpath(path)
-        if entry.is_symlink() and not Path(real).is_relative_to(os.path.realpath(corpus)):
-            skipped.append(Skipped(name, "a symbolic link that leaves the corpus folder"))
-        elif entry.is_dir():
-            if real not in entered:
-                entered.add(real)
-                yield from _walk(path, corpus, entered, skipped)
-        elif entry.is_file():
-            yield path
-        elif entry.is_symlink():
-            skipped.append(Skipped(name, "a symbolic link to nothing"))
+def wanted(path: Path, corpora: Iterable[Path]) -> bool:
+    """Whether a change of this path can change what a scan of the corpora finds."""
+    for corpus in corpora:
+        if path.is_relative_to(corpus):
+            parts = path.relative_to(corpus).parts
+            hidden = any(part.startswith(".") for part in parts)
+            # A name without a suffix may be a folder that was moved in or away with all its files.
+            return not hidden and not path.name.endswith(PAIRS_SUFFIX) and (is_supported(path) or not path.suffix)
+    return False
 
 
 def file_sha256(path: Path) -> str:

@@ -7,34 +7,41 @@ then, names a new FAISS file. A kill at any instant leaves the old generation; w
 
 from __future__ import annotations
 
-import json
+import errno
+import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from indexer.chunking import ChunkSize, split
-from indexer.database import exclusive, transaction
+from indexer.database import exclusive
 from indexer.embedding import Embedder
+from indexer.embedqueue import EmbedQueue
 from indexer.errors import TandemError
 from indexer.loaders import Parsed
+from indexer.loaders.formats import inner_suffix
+from indexer.loaders.parsed import stem
 from indexer.loaders.sandbox import Loader
 from indexer.plan import Change, KnownFile, Plan, make_plan
 from indexer.publish import prune, publish, sync_running
-from indexer.records import Chunk, Document, content_hash, document_id
+from indexer.records import Document, document_id
 from indexer.rewrite import needs_file
 from indexer.scan import file_sha256
+from indexer.staging import Staging, drop_staged, next_number, note_times, stored_documents
 from indexer.store import VISIBLE, Generation, Store, current_generation
 
-# Chunks embedded in one call: enough to sort by length, few enough that a kill or a cancel costs seconds.
-EMBED_BATCH = 256
+log = logging.getLogger(__name__)
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 @dataclass(slots=True)
 class Progress:
-    """Counts of a running sync; `total` and `done` are files until they are read, then chunks to embed."""
+    """Counts of a running sync; `total` and `done` are files while they are read, then chunks to embed."""
 
     stage: str = "scan"
     done: int = 0
@@ -44,7 +51,7 @@ class Progress:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a sync did. `documents` counts below are files; seconds are wall time."""
+    """What a sync did. `added` to `unchanged` count files; a rebuild counts its files as changed."""
 
     generation: int = 0
     added: int = 0
@@ -71,21 +78,16 @@ def plan_sync(
     """What `sync` would do now. Raises TandemError for a corpus that is missing or empty."""
     with store.connection() as connection:
         generation = _generation(connection)
-        known = _known_files(connection, generation)
         made_with = generation and (generation.embedder, generation.chunking)
-        rebuild = made_with is not None and made_with != (embedder_identity, _chunking(size))
-        if rebuild:
-            # One generation holds vectors of one embedder, so the corpora not named are rebuilt too.
-            corpora = [*{path.resolve(): None for path in [*corpora, *(Path(file.corpus) for file in known)]}]
-        return make_plan(corpora, known, rebuild=rebuild, allow_empty=allow_empty)
+        rebuild = made_with is not None and made_with != (embedder_identity, chunking_stamp(size))
+        return make_plan(corpora, _known_files(connection, generation), rebuild=rebuild, allow_empty=allow_empty)
 
 
 def known_corpora(store: Store) -> list[Path]:
-    """The folders of the current generation; empty when nothing is indexed."""
+    """The folders of the current generation; empty when nothing is indexed. A corpus that is no folder has no `/`."""
     with store.connection() as connection:
-        return [
-            Path(name) for name in sorted({file.corpus for file in _known_files(connection, _generation(connection))})
-        ]
+        names = {file.corpus for file in _known_files(connection, _generation(connection))}
+        return [Path(name) for name in sorted(names) if Path(name).is_absolute()]
 
 
 def sync(
@@ -101,15 +103,61 @@ def sync(
     """Index the corpora incrementally and publish one new generation, or none when nothing changed.
 
     A document that fails keeps its previous version and is listed in `failed`. Raises TandemError when another
-    sync runs on this home, a corpus is missing or empty, or no document at all could be read; Cancelled on request.
+    sync runs on this home, a corpus is missing or empty, no document at all could be read, or the disk is full;
+    Cancelled on request.
     """
     started = time.monotonic()
-    with exclusive(store.home, "index", sync_running()), store.connection() as connection:
+    with exclusive(store.home, "index", sync_running()), _told(store.home), store.connection() as connection:
         run = _Run(connection, embedder, size, report, cancel or threading.Event())
         plan = plan_sync(store, corpora, embedder.identity, size, allow_empty=allow_empty)
         outcome = run.apply(plan, store.home)
         outcome.seconds = time.monotonic() - started
         return outcome
+
+
+def forget(store: Store, corpus: Path | str) -> Outcome:
+    """Remove every document of a corpus from the index; its folder may be gone and is not touched.
+
+    `corpus` is the folder, or the name of a corpus that is no folder. Raises TandemError not_found when none of its
+    documents is indexed.
+    """
+    started = time.monotonic()
+    with exclusive(store.home, "index", sync_running()), _told(store.home), store.connection() as connection:
+        old = _generation(connection)
+        known = _known_files(connection, old)
+        names = {str(corpus), str(Path(corpus).absolute()), str(Path(corpus).resolve())}
+        ended = [file.row for file in known if file.corpus in names]
+        if old is None or not ended:
+            listed = ", ".join(sorted({file.corpus for file in known})) or "nothing"
+            raise TandemError(
+                f"No corpus {corpus} is indexed.", expected=f"One of those that are: {listed}.", code="not_found"
+            )
+        drop_staged(connection, old.number)
+        generation = publish(
+            connection,
+            store.home,
+            number=next_number(connection),
+            ended_files=ended,
+            embedder=_Stamp(old.embedder, old.dimension),
+            chunking=old.chunking,
+            needs_file=needs_file,
+        )
+        _prune(connection, store.home)
+        return Outcome(
+            generation=generation.number,
+            deleted=len(ended),
+            unchanged=len(known) - len(ended),
+            chunks=generation.chunks,
+            seconds=time.monotonic() - started,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """The embedder of a generation, without the model."""
+
+    identity: str
+    dimension: int
 
 
 class _Run:
@@ -128,30 +176,30 @@ class _Run:
         self._size = size
         self._report = report
         self._cancel = cancel
-        self._progress = Progress()
         self._old = _generation(connection)
         self._outcome = Outcome(generation=self._old.number if self._old else 0)
-        self._waiting: dict[bytes, str] = {}
         self._ended: list[int] = []
-        self._number = 0
 
     def apply(self, plan: Plan, home: Path) -> Outcome:
-        self._drop_staged()
+        drop_staged(self._connection, self._old.number if self._old else 0)
         self._outcome.unchanged = plan.unchanged
         self._outcome.failed = [{"document": skip.path, "reason": skip.reason} for skip in plan.skipped]
-        self._note_touched(plan)
+        note_times(self._connection, [(change.replaces.row, change.file) for change in plan.touched if change.replaces])
+        number = 0
         if not plan.is_empty:
-            self._number = self._next_number()
-            self._read(plan)
-            self._embed_waiting()
+            number = next_number(self._connection)
+            with EmbedQueue(self._connection, self._embedder) as queue, Loader() as loader:
+                staging = Staging(self._connection, queue, number, self._embedder.identity)
+                self._read(plan, loader, staging, queue)
+                queue.finish(lambda done, total: self._step("embed", done, total))
+            self._outcome.embedded = queue.stored
             self._outcome.deleted = len(plan.deleted)
             self._ended += [old.row for old in plan.deleted]
-            self._check_something_was_read()
-            if self._ended or self._outcome.added:
-                self._publish(home)
-        elif self._old is None:
-            self._check_something_was_read()
-        self._outcome.chunks = self._old.chunks if self._old and self._outcome.chunks == 0 else self._outcome.chunks
+        self._check_something_was_read()
+        if self._ended or self._outcome.added:
+            self._publish(home, number)
+        else:
+            self._outcome.chunks = self._old.chunks if self._old else 0
         return self._outcome
 
     def _check_something_was_read(self) -> None:
@@ -163,146 +211,105 @@ class _Run:
                 do="Mend or remove the files named here and run again.",
             )
 
-    def _drop_staged(self) -> None:
-        """Forget rows that an interrupted sync staged; their vectors stay."""
-        number = self._old.number if self._old else 0
-        with transaction(self._connection):
-            self._connection.execute(
-                "INSERT INTO chunk_words (chunk_words, rowid, context, text)"
-                " SELECT 'delete', row, context, text FROM chunks WHERE born > ?",
-                (number,),
-            )
-            for table in ("chunks", "documents", "files"):
-                self._connection.execute(f"DELETE FROM {table} WHERE born > ?", (number,))
-
-    def _next_number(self) -> int:
-        # Counted up before anything is staged, so that a number is never used for two contents.
-        with transaction(self._connection):
-            row = self._connection.execute("SELECT value FROM meta WHERE key = 'last_number'").fetchone()
-            number = int(row[0]) + 1 if row else 1
-            self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('last_number', ?)", (str(number),))
-        return number
-
-    def _note_touched(self, plan: Plan) -> None:
-        with transaction(self._connection):
-            for change in plan.touched:
-                assert change.replaces is not None
-                self._connection.execute(
-                    "UPDATE files SET size = ?, mtime_ns = ? WHERE row = ?",
-                    (change.file.size, change.file.mtime_ns, change.replaces.row),
-                )
-
-    def _step(self, stage: str, done: int, total: int, current: str) -> None:
+    def _step(self, stage: str, done: int, total: int, current: str = "") -> None:
         if self._cancel.is_set():
             raise Cancelled
-        self._progress = Progress(stage, done, total, current)
-        self._report(self._progress)
+        self._report(Progress(stage, done, total, current))
 
-    def _read(self, plan: Plan) -> None:
-        kinds = {"added": plan.added, "changed": plan.changed, "renamed": plan.renamed}
-        total, done = len(plan.to_read), 0
-        with Loader() as loader:
-            for kind, changes in kinds.items():
-                for change in changes:
-                    self._step("read", done, total, change.file.path)
-                    done += 1
-                    if self._read_one(loader, change):
-                        setattr(self._outcome, kind, getattr(self._outcome, kind) + 1)
-        self._step("read", total, total, "")
+    def _read(self, plan: Plan, loader: Loader, staging: Staging, queue: EmbedQueue) -> None:
+        """Stage every file of the plan, while those before it are embedded."""
+        work: list[tuple[str, Change]] = [
+            *(("added", change) for change in plan.added),
+            *(("changed", change) for change in plan.changed),
+            *(("renamed", change) for change in plan.renamed),
+            *(("changed", Change(old.source, old.sha256, old)) for old in plan.rebuilt),
+        ]
+        for done, (kind, change) in enumerate(work):
+            self._step("read", done, len(work), change.file.path)
+            if self._stage(kind, change, loader, staging, plan.rebuild):
+                setattr(self._outcome, kind, getattr(self._outcome, kind) + 1)
+            queue.store_ready()
+        self._step("read", len(work), len(work))
 
-    def _read_one(self, loader: Loader, change: Change) -> bool:
+    def _stage(self, kind: str, change: Change, loader: Loader, staging: Staging, rebuild: bool) -> bool:
         """Stage the documents of one file; False (and a failure) when it cannot be read."""
+        old = change.replaces
+        if old is not None and change.sha256 == old.sha256 and _read_alike(change.file.path, old.path):
+            self._restage(change, old, staging, rebuild)
+            return True
         try:
-            parsed = loader.parse(change.file.location)
-            if file_sha256(change.file.location) != change.sha256:
-                raise TandemError("The file changed while it was read.", do="It is read again by the next run.")
-            documents = [_document(change, part) for part in parsed]
+            documents = self._parse(change, loader)
             chunked = [(document, split(document, self._embedder, self._size)) for document in documents]
             if not any(chunks for _, chunks in chunked):
                 raise TandemError("The file has no text.")
         except (TandemError, OSError) as error:
             self._outcome.failed.append({"document": change.file.path, "reason": str(error)})
-            if change.replaces is not None and change.file.path != change.replaces.path:
-                # A renamed file that can no longer be read is gone under its old name all the same.
-                self._ended.append(change.replaces.row)
+            if old is not None and kind == "renamed":
+                # It cannot be read under its new name and is gone under its old one.
+                self._ended.append(old.row)
+            elif old is not None and rebuild:
+                # The version before stays, and must be embedded like the rest of the generation.
+                self._restage(Change(old.source, old.sha256, old), old, staging, rebuild)
             return False
-        with transaction(self._connection):
-            self._stage(change, chunked)
-        if change.replaces is not None:
-            self._ended.append(change.replaces.row)
+        staging.add(change.file, change.sha256, chunked)
+        if old is not None:
+            self._ended.append(old.row)
         return True
 
-    def _stage(self, change: Change, chunked: Sequence[tuple[Document, list[Chunk]]]) -> None:
-        file = self._connection.execute(
-            "INSERT INTO files (corpus, path, sha256, size, mtime_ns, born) VALUES (?, ?, ?, ?, ?, ?)",
-            (change.file.corpus, change.file.path, change.sha256, change.file.size, change.file.mtime_ns, self._number),
-        ).lastrowid
-        for document, chunks in chunked:
-            row = self._connection.execute(
-                "INSERT INTO documents (file, id, corpus, path, title, format, text, pages, headings, metadata, born)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (file, *_document_values(document), self._number),
-            ).lastrowid
-            for chunk in chunks:
-                self._stage_chunk(row, chunk)
+    def _parse(self, change: Change, loader: Loader) -> list[Document]:
+        parsed = loader.parse(change.file.location)
+        if file_sha256(change.file.location) != change.sha256:
+            raise TandemError("The file changed while it was read.", do="It is read again by the next run.")
+        return [_document(change, part) for part in parsed]
 
-    def _stage_chunk(self, document: int | None, chunk: Chunk) -> None:
-        key = bytes.fromhex(content_hash(self._embedder.identity, chunk.embedded_text))[:16]
-        if not self._connection.execute("SELECT 1 FROM vectors WHERE key = ?", (key,)).fetchone():
-            self._waiting[key] = chunk.embedded_text
-        row = self._connection.execute(
-            'INSERT INTO chunks (document, id, ordinal, start, "end", page, tokens, context, text, vector, born)'
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                document,
-                chunk.id,
-                chunk.ordinal,
-                chunk.start,
-                chunk.end,
-                chunk.page,
-                chunk.tokens,
-                chunk.context,
-                chunk.text,
-                key,
-                self._number,
-            ),
-        ).lastrowid
-        self._connection.execute(
-            "INSERT INTO chunk_words (rowid, context, text) VALUES (?, ?, ?)", (row, chunk.context, chunk.text)
-        )
+    def _restage(self, change: Change, old: KnownFile, staging: Staging, rebuild: bool) -> None:
+        """Stage the stored documents of a file again, under its new name or for another embedder or chunk size."""
+        documents, vectors = stored_documents(self._connection, old.row)
+        documents = [_moved(document, old, change) for document in documents]
+        chunked = [(document, split(document, self._embedder, self._size)) for document in documents]
+        staging.add(change.file, change.sha256, chunked, None if rebuild else vectors)
+        self._ended.append(old.row)
 
-    def _embed_waiting(self) -> None:
-        # Longest first: the first batch shows at once whether memory suffices, and the estimate only gets better.
-        keys = sorted(self._waiting, key=lambda key: -len(self._waiting[key]))
-        for start in range(0, len(keys), EMBED_BATCH):
-            self._step("embed", start, len(keys), "")
-            batch = keys[start : start + EMBED_BATCH]
-            vectors = self._embedder.embed_documents([self._waiting[key] for key in batch])
-            with transaction(self._connection):
-                self._connection.executemany(
-                    "INSERT OR REPLACE INTO vectors VALUES (?, ?)",
-                    [(key, vector.tobytes()) for key, vector in zip(batch, vectors, strict=True)],
-                )
-                self._connection.executemany(
-                    "INSERT OR IGNORE INTO pending_vectors VALUES (?)", [(key,) for key in batch]
-                )
-            self._outcome.embedded += len(batch)
-        self._step("embed", len(keys), len(keys), "")
-
-    def _publish(self, home: Path) -> None:
-        self._step("publish", 0, 1, "")
+    def _publish(self, home: Path, number: int) -> None:
+        self._step("publish", 0, 1)
         generation = publish(
             self._connection,
             home,
-            number=self._number,
+            number=number,
             ended_files=self._ended,
             embedder=self._embedder,
-            chunking=_chunking(self._size),
+            chunking=chunking_stamp(self._size),
             needs_file=needs_file,
         )
-        prune(self._connection, home)
+        _prune(self._connection, home)
         self._outcome.generation = generation.number
         self._outcome.chunks = generation.chunks
+
+
+def _prune(connection: sqlite3.Connection, home: Path) -> None:
+    try:
+        prune(connection, home)
+    except (sqlite3.Error, OSError) as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        # The generation is published; what no one sees any more goes with the next one.
+        log.warning("old rows could not be removed: %s", error)
+
+
+@contextmanager
+def _told(home: Path) -> Iterator[None]:
+    """A full or failing disk as a TandemError."""
+    try:
+        yield
+    except (sqlite3.OperationalError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_ROOM:
+            raise
+        raise TandemError(
+            f"The index in {home} could not be written: {error}.",
+            expected="A disk with free space that can be written to.",
+            do="Free some space and run it again. The index is as it was, and what was embedded is kept.",
+            code="unavailable",
+        ) from error
 
 
 def _generation(connection: sqlite3.Connection) -> Generation | None:
@@ -319,8 +326,24 @@ def _known_files(connection: sqlite3.Connection, generation: Generation | None) 
     return [KnownFile(*row) for row in connection.execute(sql, {"g": generation.number})]
 
 
-def _chunking(size: ChunkSize) -> str:
+def chunking_stamp(size: ChunkSize) -> str:
+    """What a generation keeps of how its documents were chunked; another size means chunking them anew."""
     return f"recursive-1:{size.tokens}:{size.overlap}"
+
+
+def _read_alike(name: str, other: str) -> bool:
+    """Whether equal bytes under these two names are read as equal documents."""
+    return inner_suffix(name) == inner_suffix(other)
+
+
+def _moved(document: Document, old: KnownFile, change: Change) -> Document:
+    """The document under the path of its renamed file; a title that was the file's name follows."""
+    if (old.corpus, old.path) == (change.file.corpus, change.file.path):
+        return document
+    path = change.file.path + document.path.removeprefix(old.path)
+    title = stem(Path(change.file.path).name) if document.title == stem(Path(old.path).name) else document.title
+    corpus = change.file.corpus
+    return replace(document, id=document_id(corpus, path, document.text), corpus=corpus, path=path, title=title)
 
 
 def _document(change: Change, parsed: Parsed) -> Document:
@@ -329,24 +352,10 @@ def _document(change: Change, parsed: Parsed) -> Document:
         id=document_id(change.file.corpus, path, parsed.text),
         corpus=change.file.corpus,
         path=path,
-        title=parsed.title or Path(change.file.path).stem,
+        title=parsed.title or stem(Path(change.file.path).name),
         format=parsed.format,
         text=parsed.text,
         pages=parsed.pages,
         headings=parsed.headings,
         metadata=parsed.metadata,
-    )
-
-
-def _document_values(document: Document) -> tuple[str, ...]:
-    return (
-        document.id,
-        document.corpus,
-        document.path,
-        document.title,
-        document.format,
-        document.text,
-        json.dumps([(page.number, page.start, page.end) for page in document.pages]),
-        json.dumps([(heading.level, heading.title, heading.start) for heading in document.headings]),
-        json.dumps(dict(document.metadata)),
     )

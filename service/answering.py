@@ -19,6 +19,7 @@ from indexer.records import Passage
 from indexer.retrieval import Retriever
 from service.admission import Admission
 from service.citations import Citation, check_sentence, without_markers
+from service.following import FollowingRetriever
 from service.refusal import is_refusal, relevance
 from service.sentences import SentenceStream
 from service.settings import Settings
@@ -123,7 +124,7 @@ class Answerer:
 
     def __init__(
         self,
-        retriever: Retriever,
+        retriever: Retriever | FollowingRetriever,
         generator: Generator,
         settings: Settings,
         adapters: Adapters,
@@ -158,6 +159,11 @@ class Answerer:
                 yield REFUSAL
                 yield draft.finish("nothing_relevant")
                 return
+        elif question.where:
+            raise TandemError(
+                f"The mode {mode} reads no documents, and a filter on them was given.",
+                do="Use the mode rag or rag+tuned, or leave the filter out.",
+            )
         with self.admission.enter(stop):
             prompt = self._prompt(draft, text, question)
             yield from self._generate(draft, prompt, text, question.max_tokens or self.settings.max_tokens, stop)

@@ -9,19 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from indexer.chunking import ChunkSize
+from indexer.database import DATABASE
 from indexer.embedding import Embedder, SentenceTransformerEmbedder
+from indexer.errors import TandemError
 from indexer.rerank import CrossEncoderReranker, Reranker
 from indexer.retrieval import Retriever
-from indexer.store import Store
+from indexer.store import Store, current_generation
 from indexer.sync import Outcome, Progress, known_corpora, sync
-from indexer.weights import embedder_weights, named_weights
+from indexer.weights import Weights, embedder_weights, named_weights
 from service.answering import Answerer
+from service.following import FollowingRetriever
 from service.settings import Settings
 from tuner.active import active_adapter
 from tuner.adapters import adapter_path, read_card
 from tuner.basemodel import load_base_model
 from tuner.generation import TorchGenerator
 from tuner.prompt import Prompt
+from tuner.tuned_embedders import embedder_that_made
 
 log = logging.getLogger(__name__)
 Report = Callable[[str], None]
@@ -32,11 +36,48 @@ def silent(message: str) -> None:
 
 
 def load_embedder(settings: Settings, report: Report = silent) -> Embedder:
-    """The embedder of the settings, fetched if need be. Raises TandemError."""
-    device = "cuda" if settings.device == "cuda" else "cpu"
-    return SentenceTransformerEmbedder(
-        embedder_weights(settings.embedder, settings.weights_folder, report), device=device
-    )
+    """The embedder of the settings; where they name none, the one tuned here that the index was made with, if it was.
+
+    Fetched if need be. Raises TandemError.
+    """
+    published = None if "embedder" in settings.model_fields_set else published_embedder(settings.home)
+    return (published and home_embedder(settings, published)) or base_embedder(settings, report)
+
+
+def base_embedder(settings: Settings, report: Report = silent) -> Embedder:
+    """The embedder of the settings, whatever the index was made with: what tuning starts from. Raises TandemError."""
+    return _embedder(settings, embedder_weights(settings.embedder, settings.weights_folder, report))
+
+
+def home_embedder(settings: Settings, identity: str) -> Embedder | None:
+    """The embedder tuned in this home that makes vectors of this identity, if there is one."""
+    weights = embedder_that_made(settings.home, identity, settings.weights_folder)
+    return None if weights is None else _embedder(settings, weights)
+
+
+def current_embedder(settings: Settings, embedder: Embedder) -> Embedder:
+    """This embedder, or that of the settings as they apply now if the index was meanwhile made with another one."""
+    if published_embedder(settings.home) in (None, embedder.identity):
+        return embedder
+    return load_embedder(settings)
+
+
+def published_embedder(home: Path) -> str | None:
+    """The identity of the embedder that the index of this home was made with; None when nothing is indexed."""
+    if not (home / DATABASE).is_file():
+        return None
+    store = Store(home)
+    try:
+        with store.connection() as connection:
+            return current_generation(connection).embedder
+    except TandemError:
+        return None
+    finally:
+        store.close()
+
+
+def _embedder(settings: Settings, weights: Weights) -> Embedder:
+    return SentenceTransformerEmbedder(weights, device="cuda" if settings.device == "cuda" else "cpu")
 
 
 def load_reranker(settings: Settings, report: Report = silent) -> Reranker | None:
@@ -77,9 +118,34 @@ def load_answerer(
     settings: Settings, store: Store, report: Report = silent, embedder: Embedder | None = None
 ) -> Answerer:
     """Everything a question needs, with `embedder` if it is loaded already. Raises TandemError."""
-    retriever = load_retriever(settings, store, report, embedder)
+    retriever = following(settings, load_retriever(settings, store, report, embedder))
     generator = load_generator(settings, report)
     return Answerer(retriever, generator, settings, HomeAdapters(settings.home, generator))
+
+
+def following(settings: Settings, retriever: Retriever) -> FollowingRetriever:
+    """The retriever, changing to another embedder of this home, or back, when the index does."""
+
+    def load(identity: str) -> Retriever | None:
+        if "embedder" in settings.model_fields_set:
+            return None
+        found = home_embedder(settings, identity)
+        if found is None:
+            base = base_embedder(settings)
+            found = base if base.identity == identity else None
+        if found is None:
+            return None
+        # The first question should not pay for more than the loading.
+        found.embed_question("warm")
+        return Retriever(
+            retriever.store,
+            found,
+            channel=retriever.channel,
+            reranker=retriever.reranker,
+            per_source=retriever.per_source,
+        )
+
+    return FollowingRetriever(retriever, load)
 
 
 class HomeAdapters:

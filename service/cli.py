@@ -75,17 +75,25 @@ def index(
     folders: Annotated[list[Path] | None, typer.Argument(help="Folders to index; those known already if none.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done.")] = False,
     rollback: Annotated[bool, typer.Option("--rollback", help="Go back to the previous generation.")] = False,
+    forget: Annotated[Path | None, typer.Option("--forget", help="Remove the documents of this corpus.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on, and index each change, until Ctrl-C.")] = False,
     allow_empty: Annotated[bool, typer.Option("--allow-empty", help="A folder without documents is no error.")] = False,
     as_json: Json = False,
 ) -> None:
     """Bring the index in step with folders: only what changed is read and embedded."""
-    from service.commands.index import run_index, run_rollback
+    from service.commands.index import run_forget, run_index, run_rollback, run_watch
 
     def work() -> None:
+        if sum((dry_run, rollback, watch, forget is not None)) > 1:
+            raise TandemError("--dry-run, --rollback, --forget and --watch do not go together.", do="Name one of them.")
+        if folders and (rollback or forget):
+            raise TandemError("--rollback and --forget go with no other folder.", do="Leave it out.")
         if rollback:
-            if folders or dry_run:
-                raise TandemError("--rollback goes with no folder and no --dry-run.", do="Leave them out.")
             run_rollback(_settings(), as_json=as_json)
+        elif forget is not None:
+            run_forget(_settings(), forget, as_json=as_json)
+        elif watch:
+            run_watch(_settings(), folders or [], allow_empty=allow_empty, as_json=as_json)
         else:
             run_index(_settings(), folders or [], dry_run=dry_run, allow_empty=allow_empty, as_json=as_json)
 
@@ -134,6 +142,34 @@ def serve(host: Host = None, port: Port = None) -> None:
     from service.commands.serve import run_serve
 
     _run(lambda: run_serve(_settings(host=host, port=port)))
+
+
+@app.command()
+def tune(
+    recipe: Annotated[str, typer.Option(help="What is tuned: embedder, the only recipe.")],
+    pairs: Annotated[Path, typer.Option(help="Pairs about the indexed documents, JSON Lines.")],
+    name: Annotated[str | None, typer.Option(help="Name of the result; tuned-1, tuned-2, ... if none.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="The most passes over the pairs.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The highest step size.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pairs in one step.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the split and the order of the pairs.")] = None,
+    no_activate: Annotated[bool, typer.Option("--no-activate", help="Only tune; the index stays as it is.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Use it even if held-out questions gain nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Tune the embedder on pairs, then rebuild the index with it if held-out questions say it is better."""
+
+    def work() -> None:
+        from service.commands.tune import Tuning, check_recipe, run_tune
+        from tuner.embedder import EmbedderRecipe
+
+        check_recipe(recipe)
+        given = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
+        chosen = EmbedderRecipe(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+        tuning = Tuning(pairs, chosen, name, activate=not no_activate, force=force)
+        run_tune(_settings(), tuning, as_json=as_json)
+
+    _run(work, as_json)
 
 
 @app.command()

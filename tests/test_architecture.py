@@ -13,11 +13,19 @@ PACKAGES = ("indexer", "tuner", "service")
 ALLOWED = {"indexer": {"indexer"}, "tuner": {"tuner", "indexer"}, "service": {"service", "tuner", "indexer"}}
 # A heavy library has named owners, so that replacing it or looking for its cost begins in one place.
 OWNERS = {
-    "torch": {"tuner.basemodel", "tuner.generation", "tuner.int8", "tuner.attach", "tuner.conversion"},
+    "torch": {
+        "indexer.embedding",
+        "tuner.basemodel",
+        "tuner.generation",
+        "tuner.int8",
+        "tuner.attach",
+        "tuner.conversion",
+        "tuner.embedder",
+    },
     "transformers": {"indexer.embedding", "tuner.basemodel", "tuner.conversion", "tuner.generation", "tuner.quiet"},
     "peft": {"tuner.attach"},
     "bitsandbytes": {"tuner.basemodel"},
-    "sentence_transformers": {"indexer.embedding", "indexer.rerank"},
+    "sentence_transformers": {"indexer.embedding", "indexer.rerank", "tuner.embedder"},
     "faiss": {"indexer.vectors.faiss", "indexer.vectors.file", "indexer.vectors.inverted"},
     "trl": set(),
     "trafilatura": {"indexer.loaders.html"},
@@ -115,7 +123,9 @@ print(sorted(set(sys.modules) & {set(OWNERS)!r}))
 
 
 def test_the_command_line_starts_without_the_service() -> None:
-    script = "import service.cli, sys; print(sorted(set(sys.modules) & {'fastapi', 'numpy', 'pydantic', 'rich.progress'}))"
+    script = (
+        "import service.cli, sys; print(sorted(set(sys.modules) & {'fastapi', 'numpy', 'pydantic', 'rich.progress'}))"
+    )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
     assert result.stdout.strip() == "[]"
 

@@ -142,6 +142,7 @@ def test_a_number_or_name_of_the_heading_counts_as_said() -> None:
         "The server uses Redis.",
         "It needs a GPU.",
         "The server uses FAISS and no SQLite.",
+        "It stores them in SQLite without encryption.",
     ],
 )
 def test_the_opposite_of_what_a_passage_says_is_dropped(sentence: str) -> None:
@@ -166,7 +167,7 @@ def test_what_a_passage_denies_may_be_denied(sentence: str) -> None:
 
 
 def test_a_denial_reaches_no_further_than_its_clause() -> None:
-    text = passage("The index is not encrypted, but the keys are hashed. Tandem does not guess, it cites sources.")
+    text = passage("The index is not encrypted but the keys are hashed. Tandem does not guess, it cites sources.")
     assert said("The keys are hashed.", passages=(text,))
     assert said("Tandem cites sources.", passages=(text,))
     assert said("The index is encrypted.", passages=(text,)) is None
@@ -260,6 +261,15 @@ def test_the_quote_of_a_very_long_sentence_holds_what_supports_the_claim() -> No
     found = checked("The badger digs a tunnel.", passages=(long,)).citations[0]
     assert "badger digs a tunnel" in found.quote
     assert len(found.quote) <= QUOTE_CHARACTERS
+
+
+def test_two_sentences_too_long_for_one_quote_are_not_joined() -> None:
+    def sentence(subject: str) -> str:
+        return f"{subject} " + "in the old town " * 16 + "today."
+
+    text = passage(f"{sentence('Owls hunt mice')} {sentence('Storks eat frogs')}")
+    assert said("Owls hunt frogs and storks eat mice.", passages=(text,)) is None
+    assert said("Storks eat frogs.", passages=(text,))
 
 
 def test_a_long_run_without_spaces_is_cut_and_not_endless() -> None:

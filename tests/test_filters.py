@@ -3,7 +3,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import MakeService
 from fakes import HashingEmbedder
+from starlette.testclient import TestClient
 
 from indexer.chunking import ChunkSize
 from indexer.errors import TandemError
@@ -11,6 +13,7 @@ from indexer.filters import Filter, parse_filter, read_filter
 from indexer.retrieval import CHANNELS, Retriever
 from indexer.store import Store
 from indexer.sync import sync
+from service.api.app import create_app
 
 RECORDS = [
     {"_id": "1", "title": "One", "text": "Salaries of the staff.", "group": "hr, board", "lang": "en"},
@@ -122,3 +125,44 @@ def test_texts_without_an_equals_sign_are_refused() -> None:
     with pytest.raises(TandemError, match="cannot be used"):
         parse_filter(["manual"])
     assert parse_filter(["a=b=c", "a=d"]) == Filter((("a", ("b=c", "d")),))
+
+
+@pytest.fixture
+def client(make_service: MakeService):  # type: ignore[no-untyped-def]
+    service = make_service("Marmots whistle [1]. Iron melts at 1538 degrees [1].", min_relevance=0)
+    with TestClient(create_app(service), base_url="http://127.0.0.1:8000") as made:
+        yield made
+
+
+def test_search_takes_filters(client: TestClient) -> None:
+    def search(*filters: str) -> set[str]:
+        answer = client.get("/search", params={"question": "iron", "k": 9, "filter": list(filters)})
+        assert answer.status_code == 200
+        return {passage["document"] for passage in answer.json()}
+
+    assert len(search()) == 4
+    assert search("path=*.md") == {"tides.md", "bread.md"}
+    assert search("path=*.md", "path=iron*") == {"tides.md", "bread.md", "iron.txt"}
+    refused = client.get("/search", params={"question": "iron", "filter": "md"})
+    assert (refused.status_code, refused.json()["error"]["message"]) == (422, "The filter 'md' cannot be used.")
+
+
+def test_an_answer_comes_from_the_documents_that_pass(client: TestClient) -> None:
+    body = {"question": "At how many degrees does iron melt?", "filter": {"path": "notes/*"}}
+    answer = client.post("/ask", json=body).json()
+    assert {passage["document"] for passage in answer["passages"]} == {"notes/<b>marmot.txt"}
+    assert "1538" not in answer["answer"]
+    assert "1538" in client.post("/ask", json={"question": body["question"]}).json()["answer"]
+    none = client.post("/ask", json={**body, "filter": {"group": ["staff"]}}).json()
+    assert (none["refused"], none["refusal_reason"], none["passages"]) == (True, "nothing_relevant", [])
+
+
+def test_a_mode_without_documents_takes_no_filter(client: TestClient) -> None:
+    body = {"question": "Is iron hard?", "mode": "base", "filter": {"path": "*"}}
+    answer = client.post("/ask", json=body)
+    assert (answer.status_code, "filter" in answer.json()["error"]["message"]) == (422, True)
+
+
+@pytest.mark.parametrize("given", ["path=*", ["path"], {"path": 3}, {"path": [["x"]]}, {"": "x"}])
+def test_a_filter_of_another_shape_is_refused(client: TestClient, given: object) -> None:
+    assert client.post("/ask", json={"question": "iron", "filter": given}).status_code == 422

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 from small_models import make_tokenizer, save_small_model
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from indexer.errors import TandemError
 from tuner.basemodel import BaseModel, load_base_model
@@ -178,6 +180,14 @@ def test_text_comes_in_whole_characters(text: str) -> None:
     # Cut in the middle of a character, what is out is a beginning of the text.
     stream = TextStream(tokenizer)
     assert text.startswith("".join(stream.push(token) for token in ids[:-1]))
+
+
+def test_words_keep_the_space_that_a_decoder_drops_at_the_start() -> None:
+    """Sentencepiece decoders drop the first space of what they are given; each later word must keep its own."""
+    backend = Tokenizer(models.WordLevel({"\u2581the": 0, "\u2581queen": 1, ".": 2, "?": 3}, unk_token="?"))
+    backend.decoder = decoders.Metaspace()
+    stream = TextStream(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?"))
+    assert [stream.push(token) for token in (0, 1, 0, 2)] == ["the", " queen", " the", "."]
 
 
 @pytest.mark.parametrize(

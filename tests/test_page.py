@@ -79,7 +79,7 @@ def test_stop_ends_the_request_and_keeps_what_was_written(open_page: Open) -> No
     page.on("requestfailed", lambda request: dropped.append(request.url))
     page.locator("label.mode", has_text="Base").click()
     page.get_by_label("Your question").fill(ENDLESS)
-    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Ask", exact=True).click()
     page.get_by_role("button", name="Stop the answer").click()
     expect(page.locator(".turn .answer")).to_have_attribute("data-state", "stopped")
     assert [url.rsplit("/", 1)[1] for url in dropped] == ["ask"]

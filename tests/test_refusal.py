@@ -1,7 +1,9 @@
+import math
+
 import pytest
 
 from indexer.records import Chunk, Passage
-from service.refusal import is_refusal, relevance
+from service.refusal import INTERCEPT, SIMILARITY_WEIGHT, WORDS_WEIGHT, is_refusal, relevance
 from tuner.prompt import REFUSAL
 
 
@@ -49,22 +51,35 @@ def test_ordinary_sentences_are_no_refusals(text: str) -> None:
     assert not is_refusal(text)
 
 
+def logistic(similarity: float, words: float) -> float:
+    return 1 / (1 + math.exp(-(SIMILARITY_WEIGHT * similarity + WORDS_WEIGHT * words + INTERCEPT)))
+
+
 def test_relevance_by_hand() -> None:
-    # Telling words of the question: "tide" and "moon"; one of them stands in a passage.
+    # Telling words of the question: "tide" and "moon".
     question = "What do the tides do to the moon?"
-    assert relevance(question, [passage("The moon shines.", 0.5)]) == pytest.approx(0.7 * 0.5 + 0.3 * 0.5)
-    assert relevance(question, [passage("Moon and tide.", 0.5)]) == pytest.approx(0.7 * 0.5 + 0.3)
-    assert relevance(question, [passage("Nothing.", 0.5)]) == pytest.approx(0.7 * 0.5)
+    assert relevance(question, [passage("The moon shines.", 0.5)]) == pytest.approx(logistic(0.5, 0.5))
+    assert relevance(question, [passage("Moon and tide.", 0.5)]) == pytest.approx(logistic(0.5, 1))
+    assert relevance(question, [passage("Nothing.", 0.5)]) == pytest.approx(logistic(0.5, 0))
+    assert relevance(question, [passage("Nothing.", 0.5, context="Moon and tides")]) == pytest.approx(logistic(0.5, 1))
 
 
-def test_relevance_takes_the_best_similarity_and_the_words_of_all_passages() -> None:
+def test_relevance_takes_the_first_similarity_and_the_words_of_the_passage_that_holds_most() -> None:
     question = "What do the tides do to the moon?"
-    both = [passage("Moon.", 0.2), passage("Tides.", 0.6)]
-    assert relevance(question, both) == pytest.approx(0.7 * 0.6 + 0.3)
-    assert relevance(question, [passage("Nothing.", 0.5, context="Moon and tides")]) == pytest.approx(0.7 * 0.5 + 0.3)
+    apart = [passage("Moon.", 0.4), passage("Tides.", 0.6)]
+    assert relevance(question, apart) == pytest.approx(logistic(0.4, 0.5))
+    together = [passage("Nothing.", 0.4), passage("Tides and the moon.", 0.6)]
+    assert relevance(question, together) == pytest.approx(logistic(0.4, 1))
+
+
+def test_relevance_grows_with_what_speaks_for_it_and_stays_a_share() -> None:
+    question = "What do the tides do to the moon?"
+    steps = [relevance(question, [passage(text, s)]) for text in ("No.", "Moon.", "Moon, tides.") for s in (0.1, 0.9)]
+    assert steps[0] < steps[2] < steps[4] and steps[1] < steps[3] < steps[5] and steps[0] < steps[1]
+    assert all(0 < step < 1 for step in steps)
 
 
 def test_relevance_of_nothing() -> None:
     assert relevance("What is it?", []) == 0.0
-    assert relevance("What is it?", [passage("It is.", 0.4)]) == pytest.approx(0.28), "no telling word to be covered"
-    assert relevance("?!", [passage("Moon.", -0.1)]) == pytest.approx(-0.07)
+    assert relevance("What is it?", [passage("It is.", 0.4)]) == pytest.approx(logistic(0.4, 0)), "no telling word"
+    assert relevance("?!", [passage("Moon.", -0.1)]) == pytest.approx(logistic(-0.1, 0))

@@ -8,9 +8,9 @@ from fakes import HashingEmbedder
 from indexer.chunking import ChunkSize
 from indexer.errors import TandemError
 from indexer.retrieval import CHANNELS, Retriever, fuse
-from indexer.words import word_expression
 from indexer.store import Store
 from indexer.sync import sync
+from indexer.words import word_expression
 
 SUBJECTS = ["tides moon ocean", "bread yeast oven", "iron melts furnace", "wind mill flour", "salt water sea"]
 
@@ -27,13 +27,15 @@ def retriever(tmp_path: Path) -> Retriever:
 
 
 def test_fusion_by_hand() -> None:
-    # Cosine over the largest (0.8), BM25 over the largest (12), half each; what has no word counts 0 for BM25.
-    scores = fuse({1: 0.8, 2: 0.4, 3: 0.2, 4: -0.5}, {1: 3.0, 2: 12.0, 4: 6.0})
-    assert scores == pytest.approx({1: (1 + 0.25) / 2, 2: (0.5 + 1) / 2, 3: 0.25 / 2, 4: 0.5 / 2})
-    assert fuse({5: 0.3}, {5: 1.0}) == {5: 1.0}
-    assert fuse({5: 0.3}, {}) == {5: 0.5}
-    assert fuse({5: -0.3}, {}) == {5: 0.0}
+    # The cosine, and BM25 b as b / (b + 10) with a weight of 1.25, over 2.25; what has no word counts 0 for BM25.
+    scores = fuse({1: 0.8, 2: 0.4, 3: 0.2, 4: -0.5}, {1: 2.5, 2: 10.0, 4: 30.0})
+    assert scores == pytest.approx(
+        {1: (0.8 + 0.25) / 2.25, 2: (0.4 + 0.625) / 2.25, 3: 0.2 / 2.25, 4: (-0.5 + 0.9375) / 2.25}
+    )
+    assert fuse({5: 0.3}, {}) == pytest.approx({5: 0.3 / 2.25})
     assert fuse({}, {}) == {}
+    # A score of one passage does not depend on which others were found.
+    assert fuse({1: 0.8}, {1: 2.5})[1] == scores[1]
 
 
 def test_similarity_is_the_cosine_and_the_best_passage_is_the_best_of_numpy(retriever: Retriever) -> None:
@@ -108,7 +110,7 @@ def test_the_word_channel_is_bm25(tmp_path: Path) -> None:
         some = snapshot.word_scores('"moon" OR "flour"', rows[:7])
     expected = bm25_by_hand(texts, ["moon", "flour"])
     assert {item.row: item.score for item in ranked} == pytest.approx(expected)
-    assert [item.score for item in ranked] == sorted(expected.values(), reverse=True)
+    assert [item.score for item in ranked] == pytest.approx(sorted(expected.values(), reverse=True))
     assert some == pytest.approx({row: expected[row] for row in rows[:7] if row in expected})
 
 

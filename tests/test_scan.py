@@ -31,12 +31,32 @@ def test_symlinks_may_not_leave_the_folder(tmp_path: Path) -> None:
     (corpus / "sub" / "loop").symlink_to(corpus)
     (corpus / "dead.txt").symlink_to(corpus / "nothing.txt")
     files, skipped = scan(corpus)
-    assert [file.path for file in files] == ["a.txt", "in.txt"]
+    # What a link inside the folder names is found in its own place.
+    assert [file.path for file in files] == ["a.txt"]
     assert {(skip.path, skip.reason.split()[3]) for skip in skipped} == {
         ("out.txt", "that"),
         ("up", "that"),
         ("dead.txt", "to"),
     }
+
+
+def test_links_to_hidden_targets_are_followed(tmp_path: Path) -> None:
+    # Mounted Kubernetes ConfigMaps look like this.
+    (tmp_path / "..2024_data" / "sub").mkdir(parents=True)
+    (tmp_path / "..2024_data" / "a.md").write_text("text")
+    (tmp_path / "..2024_data" / "sub" / "b.md").write_text("text")
+    (tmp_path / "..data").symlink_to("..2024_data")
+    (tmp_path / "a.md").symlink_to("..data/a.md")
+    (tmp_path / "sub").symlink_to("..data/sub")
+    assert names(tmp_path) == ["a.md", "sub/b.md"]
+
+
+def test_a_home_folder_inside_a_corpus_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "tandem.sqlite").write_bytes(b"")
+    (tmp_path / "home" / "config.json").write_text("{}")
+    (tmp_path / "a.md").write_text("text")
+    assert names(tmp_path) == ["a.md"]
 
 
 def test_odd_names(tmp_path: Path) -> None:

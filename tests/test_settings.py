@@ -99,5 +99,5 @@ def test_the_manual_lists_every_setting_with_its_default_and_description() -> No
         _, variable, default, meaning = listed[name]
         assert variable == f"`TANDEM_{name.upper()}`"
         assert meaning == field.description
-        shown = '["corpora"]' if name == "corpora" else "(unset)" if field.default is None else str(field.default)
+        shown = '["corpora"]' if name == "corpora" else "(unset)" if field.default in (None, "") else str(field.default)
         assert default.strip("`") == shown, name

@@ -11,7 +11,7 @@ from indexer.errors import TandemError
 from indexer.publish import rollback
 from indexer.retrieval import Retriever
 from indexer.store import Store
-from indexer.sync import Cancelled, Outcome, Progress, plan_sync, sync
+from indexer.sync import Cancelled, Outcome, Progress, forget, known_corpora, plan_sync, sync
 
 SIZE = ChunkSize(40, 8)
 
@@ -294,3 +294,168 @@ def test_a_newer_layout_is_refused(store: Store) -> None:
     store.close()
     with pytest.raises(TandemError, match="newer Tandem"):
         Store(store.home)
+
+
+class Unloadable(HashingEmbedder):
+    """Knows its identity; anything that would need the model fails."""
+
+    def __getattribute__(self, name: str) -> object:
+        if name in {"embed_documents", "embed_question", "count_tokens", "token_starts", "dimension", "window"}:
+            raise AssertionError(f"the model was needed for {name}")
+        return super().__getattribute__(name)
+
+
+def test_nothing_changed_needs_no_model(store: Store, corpus: Path) -> None:
+    embedder = HashingEmbedder()
+    run(store, corpus, embedder)
+    idle = Unloadable.__new__(Unloadable)
+    idle.identity = embedder.identity
+    assert counts(run(store, corpus, idle)) == (0, 0, 0, 0, 3, 0)
+
+
+def test_a_rename_embeds_nothing_even_where_the_name_is_the_title(store: Store, corpus: Path) -> None:
+    (corpus / "numbers.csv").write_text("metal,melts\niron,1538\ncopper,1085\n")
+    (corpus / "records.jsonl").write_text('{"id": "r1", "text": "Record one."}\n{"id": "r2", "text": "Record two."}\n')
+    embedder = CountingEmbedder()
+    run(store, corpus, embedder)
+    before = embedder.texts
+    (corpus / "sub").mkdir()
+    for old, new in (("iron.txt", "metal.txt"), ("numbers.csv", "sub/table.csv"), ("records.jsonl", "log.jsonl")):
+        (corpus / old).rename(corpus / new)
+    assert counts(run(store, corpus, embedder)) == (0, 0, 3, 0, 2, 0)
+    assert embedder.texts == before
+    with store.read() as snapshot:
+        titles = {row["document"]: row["title"] for row in snapshot.list_documents()}
+    assert titles["metal.txt"] == "metal"
+    assert {"log.jsonl#r1", "log.jsonl#r2", "sub/table.csv"} <= set(titles)
+    assert found(store, "iron melts at 1538 degrees Celsius")[0] == "metal.txt"
+
+
+def test_a_chain_of_renames_embeds_nothing(store: Store, corpus: Path) -> None:
+    embedder = CountingEmbedder()
+    run(store, corpus, embedder)
+    (corpus / "bread.md").rename(corpus / "new.md")
+    (corpus / "tides.md").rename(corpus / "bread.md")
+    outcome = run(store, corpus, embedder)
+    assert (outcome.failed, outcome.chunks, embedder.texts) == ([], 3, 3)
+    assert found(store, "moon raises the tides")[0] == "bread.md"
+    assert found(store, "yeast makes carbon dioxide")[0] == "new.md"
+
+
+def test_a_rename_with_a_change_is_a_delete_and_an_add(store: Store, corpus: Path) -> None:
+    run(store, corpus)
+    (corpus / "tides.md").unlink()
+    (corpus / "moon.md").write_text("# Tides\n\nThe sun raises them too.\n")
+    assert counts(run(store, corpus)) == (1, 0, 0, 1, 2, 0)
+
+
+def test_a_file_becomes_a_folder_and_back(store: Store, corpus: Path) -> None:
+    run(store, corpus)
+    (corpus / "tides.md").unlink()
+    (corpus / "tides.md").mkdir()
+    (corpus / "tides.md" / "spring.md").write_text("# Spring\n\nSpring tides come at full moon.\n")
+    assert counts(run(store, corpus)) == (1, 0, 0, 1, 2, 0)
+    (corpus / "tides.md" / "spring.md").unlink()
+    (corpus / "tides.md").rmdir()
+    (corpus / "tides.md").write_text("# Tides\n\nOne file again.\n")
+    assert counts(run(store, corpus)) == (1, 0, 0, 1, 2, 0)
+
+
+def test_a_change_within_the_same_second_and_size_is_seen(store: Store, corpus: Path) -> None:
+    run(store, corpus)
+    status = (corpus / "iron.txt").stat()
+    (corpus / "iron.txt").write_text("Iron melts at 1999 degrees Celsius.\n")
+    os.utime(corpus / "iron.txt", ns=(status.st_mtime_ns, status.st_mtime_ns))
+    assert run(store, corpus).changed == 1
+
+
+def test_every_file_fails_and_the_index_stays(store: Store, corpus: Path) -> None:
+    generation = run(store, corpus).generation
+    for path in corpus.iterdir():
+        path.write_bytes(b"")
+    outcome = run(store, corpus)
+    assert (outcome.generation, len(outcome.failed), outcome.chunks) == (generation, 3, 3)
+    assert found(store, "moon tides")[0] == "tides.md"
+
+
+def test_a_rebuild_takes_along_what_cannot_be_read_now(store: Store, corpus: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "wind.txt").write_text("Wind turns the mill.")
+    sync(store, [corpus, other], HashingEmbedder(), SIZE)
+    (corpus / "iron.txt").write_bytes(b"")
+    (other / "wind.txt").unlink()
+    other.rmdir()
+    # Vectors of another dimension: one that stayed behind could not even be compared.
+    larger = HashingEmbedder(dimension=512, name="larger")
+    outcome = run(store, corpus, larger)
+    assert [failure["document"] for failure in outcome.failed] == ["iron.txt"]
+    passages = Retriever(store, larger).retrieve("iron wind tides bread", 10).passages
+    assert {passage.path for passage in passages} == {"iron.txt", "wind.txt", "tides.md", "bread.md"}
+    with store.read() as snapshot:
+        assert snapshot.vectors(snapshot.chunk_rows()).shape == (4, 512)
+
+
+def test_a_folder_inside_a_corpus_is_a_part_of_it(store: Store, corpus: Path) -> None:
+    (corpus / "sub").mkdir()
+    (corpus / "sub" / "wind.txt").write_text("Wind turns the mill.")
+    embedder = CountingEmbedder()
+    assert run(store, corpus / "sub", embedder).added == 1
+    # The outer one takes the inner one in, without embedding it again.
+    outcome = run(store, corpus, embedder)
+    assert counts(outcome) == (3, 0, 1, 0, 0, 0)
+    assert (outcome.chunks, embedder.texts) == (4, 4)
+    assert known_corpora(store) == [corpus]
+    (corpus / "sub" / "sun.txt").write_text("The sun shines.")
+    assert counts(run(store, corpus / "sub", embedder)) == (1, 0, 0, 0, 4, 0)
+    assert known_corpora(store) == [corpus]
+    assert found(store, "wind turns the mill")[0] == "sub/wind.txt"
+
+
+def test_a_corpus_is_forgotten_though_its_folder_is_gone(store: Store, corpus: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "wind.txt").write_text("Wind turns the mill.")
+    sync(store, [corpus, other], HashingEmbedder(), SIZE)
+    (other / "wind.txt").unlink()
+    other.rmdir()
+    outcome = forget(store, other)
+    assert (outcome.deleted, outcome.unchanged, outcome.chunks) == (1, 3, 3)
+    assert "wind.txt" not in found(store, "wind turns the mill", 10)
+    assert known_corpora(store) == [corpus]
+    with pytest.raises(TandemError, match="No corpus"):
+        forget(store, other)
+    rollback(store)
+    assert found(store, "wind turns the mill")[0] == "wind.txt"
+    forget(store, other)
+    forget(store, corpus)
+    assert known_corpora(store) == []
+    assert found(store, "wind") == []
+    assert counts(run(store, corpus)) == (3, 0, 0, 0, 0, 0)
+
+
+def test_a_rollback_leaves_no_vectors_behind(store: Store, corpus: Path) -> None:
+    run(store, corpus)
+    (corpus / "secret.txt").write_text("The secret is out.")
+    run(store, corpus)
+    rollback(store)
+    (corpus / "secret.txt").unlink()
+    (corpus / "iron.txt").write_text("Iron rusts.")
+    run(store, corpus)
+    with store.connection() as connection:
+        orphans = "SELECT count(*) FROM vectors WHERE key NOT IN (SELECT vector FROM chunks)"
+        assert connection.execute(orphans).fetchone()[0] == 0
+
+
+def test_an_interrupted_sync_leaves_nothing_in_the_way(store: Store, corpus: Path) -> None:
+    run(store, corpus)
+    (corpus / "salt.txt").write_text("Salt dissolves in water.")
+    cancel = threading.Event()
+    with pytest.raises(Cancelled):
+        run(store, corpus, report=lambda progress: progress.stage == "embed" and cancel.set() or None, cancel=cancel)
+    (corpus / "salt.txt").unlink()
+    outcome = run(store, corpus)
+    assert counts(outcome) == (0, 0, 0, 0, 3, 0)
+    with store.connection() as connection:
+        assert connection.execute("SELECT count(*) FROM chunks").fetchone()[0] == 3
+        connection.execute("INSERT INTO chunk_words (chunk_words, rank) VALUES ('integrity-check', 1)")

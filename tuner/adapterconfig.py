@@ -91,5 +91,5 @@ def _refused(where: str, key: str, expected: str) -> TandemError:
     return TandemError(
         f"The setting {key!r} in {where} is not one that Tandem loads.",
         expected=f"A plain LoRA adapter; for {key!r}, {expected}.",
-        do="Tune the adapter with `tandem tune`, or save it without that setting.",
+        do="Save the adapter without that setting.",
     )

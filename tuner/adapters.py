@@ -127,9 +127,9 @@ def verify_adapter(path: Path, base: BaseModel) -> AdapterCard:
 
 
 def _check_match(name: str, card: AdapterCard, base: BaseModel) -> None:
-    again = f"Tune it again (`tandem tune`), or run `tandem adapters deactivate {name}`."
+    again = "Use an adapter that was tuned with this version, or answer without one: `tandem adapters deactivate`."
     checks = (
-        ("base model", card.base_sha256, base.sha256, f"Set base_model back to {card.base_model}, or tune it again."),
+        ("base model", card.base_sha256, base.sha256, f"Set base_model back to {card.base_model}, or run `tandem adapters deactivate`."),
         ("tokenizer", card.tokenizer_sha256, base.tokenizer_sha256, again),
         ("prompt", card.prompt_fingerprint, PROMPT_FINGERPRINT, again),
     )
@@ -160,7 +160,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _missing(path: Path) -> TandemError:
     return TandemError(
         f"The adapter folder {path.parent} has no {path.name}.",
-        expected=f"{WEIGHTS_FILE}, {CONFIG_FILE} and {CARD_FILE}, as `tandem tune` writes them.",
+        expected=f"{WEIGHTS_FILE}, {CONFIG_FILE} and {CARD_FILE}, as the tuner writes them.",
         do="Run `tandem adapters list` for the ones that are whole.",
         code="not_found",
     )
@@ -169,6 +169,6 @@ def _missing(path: Path) -> TandemError:
 def _damaged(path: Path, problem: str) -> TandemError:
     return TandemError(
         f"The adapter file {path} {problem}.",
-        expected="An adapter as `tandem tune` writes it: safetensors and two JSON files.",
+        expected="An adapter as the tuner writes it: safetensors and two JSON files.",
         do="Do not use it; tune it again, or copy it again from where it came.",
     )

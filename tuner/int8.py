@@ -1,15 +1,18 @@
 """Dynamic int8 linear layers for the CPU: y = x W^T + b with W in int8, one scale a row, x quantised as it comes.
 
-Through PyTorch's operators (fbgemm) instead of `quantize_dynamic`, for three reasons:
+Through PyTorch's operators (fbgemm) instead of `quantize_dynamic`, for four reasons:
 - that function makes modules which are not `nn.Linear`, so PEFT cannot attach to them. `Int8Linear` is one: PEFT
   wraps it like any other and adds the float LoRA product to its output. What it cannot carry is anything that reads
   or copies the weight (merge, DoRA, modules_to_save); nor has it a gradient, so it is not tuned over;
 - the operator has one scale for all activations of a call. Language models have a few tokens with activations
   hundreds of times larger than the rest, which leaves nothing for the others. Here each token is stretched
-  to [0, 1] first and the product is shifted back, so each token has its own 256 steps;
+  to [0, 1] first and the product is shifted back, so each token has steps of its own;
+- layers that narrow (the end of a feed-forward block, keys and values) get activations of 16 bits, as two products
+  over the same weights: the former have the largest outliers, the latter are read by every later token;
 - the output layer only has to name the best token: see `Int8Head`.
-Measured on the bundled model over 1,000 tokens of English technical text, against float32: one scale a call gives the
-same best token for 59 % of them (mean KL divergence 0.47), one a token for 89 % (0.03), nf4 for 68 % (0.25).
+Measured on the bundled model against float32, 500 tokens each of a licence, a manual and two technical texts, mean KL
+divergence 0.008 and 94 % the same best token. With 8 bits in every layer 0.032 and 91 %, with nf4 0.28 and 70 %;
+with one scale a call, on 1,000 tokens of one of them, 0.47 and 59 %.
 
 Notation: i in_features, o out_features.
 """
@@ -98,7 +101,8 @@ def to_int8(model: nn.Module) -> None:
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
                 tied = any(child.weight is weight for weight in embeddings)
-                setattr(parent, name, Int8Head(child) if tied else Int8Linear(child))
+                narrows = child.in_features > child.out_features
+                setattr(parent, name, Int8Head(child) if tied else Int8Linear(child, fine=narrows))
     # The weights are views into one mapped file; while one view is left, all of it stays in memory.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()

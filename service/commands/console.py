@@ -13,7 +13,15 @@ from indexer.errors import TandemError
 if TYPE_CHECKING:
     from indexer.sync import Progress
 
-STAGES = {"scan": "Looking", "read": "Reading", "embed": "Embedding", "publish": "Publishing", "ask": "Asking"}
+STAGES = {
+    "scan": "Looking",
+    "read": "Reading",
+    "embed": "Embedding",
+    "publish": "Publishing",
+    "ask": "Asking",
+    "pairs": "Pairing",
+    "tune": "Tuning",
+}
 
 
 def out(text: str = "") -> None:

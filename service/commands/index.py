@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event
 from typing import Any
 
+from indexer.errors import TandemError
 from indexer.publish import rollback
+from indexer.rewrite import describe
 from indexer.store import Store
-from indexer.sync import Outcome, plan_sync, sync
-from service.assembly import chunk_size, corpora_to_index, load_embedder
-from service.commands.console import note, out, out_json, sync_progress
+from indexer.sync import Outcome, forget, plan_sync, sync
+from indexer.watch import changes
+from service.assembly import chunk_size, corpora_to_index, current_embedder, load_embedder
+from service.commands.console import fail, note, out, out_json, sync_progress
 from service.settings import Settings
 
 
@@ -26,8 +32,54 @@ def run_index(settings: Settings, folders: list[Path], *, dry_run: bool, allow_e
     with sync_progress() as report:
         outcome = sync(store, corpora, embedder, size, allow_empty=allow_empty, report=report)
     show_outcome(outcome, as_json)
+    if not as_json:
+        with store.read() as snapshot:
+            out(describe(snapshot.generation))
     store.close()
     return outcome
+
+
+def run_watch(settings: Settings, folders: list[Path], *, allow_empty: bool, as_json: bool) -> None:
+    """Index the folders, then again each time something in them changes, until Ctrl-C. Raises TandemError."""
+    store = Store(settings.home)
+    corpora = _chosen(settings, store, folders)
+    embedder = load_embedder(settings, note)
+    last = -1
+    try:
+        for _ in changes(corpora, Event()):
+            try:
+                embedder = current_embedder(settings, embedder)
+                with sync_progress() as report:
+                    outcome = sync(
+                        store, corpora, embedder, chunk_size(settings), allow_empty=allow_empty, report=report
+                    )
+            except TandemError as error:
+                if not all(corpus.is_dir() for corpus in corpora):
+                    raise
+                # A folder that is empty for now, or another process at work: the next change is another try.
+                fail(error)
+                continue
+            if outcome.generation != last or outcome.failed:
+                last = outcome.generation
+                if as_json:
+                    out_line(outcome)
+                else:
+                    show_outcome(outcome, as_json=False)
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        note("Stopped watching. The index is complete up to its last generation.")
+    finally:
+        store.close()
+
+
+def run_forget(settings: Settings, folder: Path, *, as_json: bool) -> None:
+    """Remove a corpus from the index. Raises TandemError."""
+    store = Store(settings.home)
+    outcome = forget(store, folder)
+    show_outcome(outcome, as_json)
+    if folder.resolve() in [path.resolve() for path in settings.corpora] and folder.exists():
+        note(f"{folder} is named in the settings: the next `tandem index` without a folder indexes it again.")
+    store.close()
 
 
 def run_rollback(settings: Settings, *, as_json: bool) -> None:
@@ -47,9 +99,7 @@ def _chosen(settings: Settings, store: Store, folders: list[Path]) -> list[Path]
 def show_outcome(outcome: Outcome, as_json: bool) -> None:
     """The result of a sync, as JSON with the fields that scripts read or as lines for people."""
     if as_json:
-        body = asdict(outcome)
-        body["seconds"] = round(outcome.seconds, 3)
-        out_json(body)
+        out_json(_body(outcome))
         return
     out(
         f"Generation {outcome.generation}: {outcome.added} added, {outcome.changed} changed, {outcome.renamed} renamed,"
@@ -58,6 +108,15 @@ def show_outcome(outcome: Outcome, as_json: bool) -> None:
     out(f"{outcome.chunks} chunks, {outcome.embedded} embedded now, {outcome.seconds:.1f} s.")
     for failure in outcome.failed:
         note(f"  {failure['document']}: {failure['reason']}")
+
+
+def out_line(outcome: Outcome) -> None:
+    """The result of a sync as one line of JSON, for a program that reads as it goes."""
+    out(json.dumps(_body(outcome), ensure_ascii=False))
+
+
+def _body(outcome: Outcome) -> dict[str, Any]:
+    return asdict(outcome) | {"seconds": round(outcome.seconds, 3)}
 
 
 def _show_plan(plan: Any, as_json: bool) -> None:
@@ -69,11 +128,15 @@ def _show_plan(plan: Any, as_json: bool) -> None:
     }
     skipped = [{"document": skip.path, "reason": skip.reason} for skip in plan.skipped]
     if as_json:
-        out_json({**kinds, "unchanged": plan.unchanged, "failed": skipped})
+        out_json(
+            {**kinds, "rebuilt": [old.path for old in plan.rebuilt], "unchanged": plan.unchanged, "failed": skipped}
+        )
         return
     for kind, names in kinds.items():
         for name in names:
             out(f"{kind:8} {name}")
+    for old in plan.rebuilt:
+        out(f"{'rebuilt':8} {old.path}")
     for skip in skipped:
         out(f"{'failed':8} {skip['document']}: {skip['reason']}")
     out(f"{plan.unchanged} unchanged. Nothing was written.")

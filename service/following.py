@@ -1,0 +1,76 @@
+"""A retriever that changes its embedder when a generation made with another one is published.
+
+`tandem tune --recipe embedder`, or a rollback, swaps the index under a running service. The first question afterwards
+waits for the other embedder to load (a second or two for the bundled size) and is answered from the new generation;
+questions that were being answered finish on the one that they pinned.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from indexer.embedding import Embedder
+from indexer.errors import TandemError
+from indexer.filters import Filter
+from indexer.retrieval import Retrieval, Retriever
+from indexer.store import EVERYTHING, Snapshot
+
+log = logging.getLogger(__name__)
+
+# Makes the retriever for the embedder of this identity; None when this home does not hold it.
+Load = Callable[[str], Retriever | None]
+
+
+class FollowingRetriever:
+    """The retriever whose embedder made the published generation. Thread-safe.
+
+    A retriever is replaced and never changed, so that no question meets vectors of another embedder.
+    """
+
+    def __init__(self, retriever: Retriever, load: Load) -> None:
+        self._retriever = retriever
+        self._load = load
+        self._lock = threading.Lock()
+
+    @property
+    def embedder(self) -> Embedder:
+        """That of the published generation, as far as this home holds it."""
+        return self._current().embedder
+
+    def check(self, snapshot: Snapshot) -> None:
+        """Raise TandemError unless the embedder made the vectors of the snapshot's generation."""
+        self._follow(snapshot.generation.embedder).check(snapshot)
+
+    def retrieve(self, question: str, k: int, where: Filter = EVERYTHING) -> Retrieval:
+        """As Retriever.retrieve."""
+        retriever = self._current()
+        try:
+            return retriever.retrieve(question, k, where)
+        except TandemError as error:
+            # Another generation may have been published since the question was embedded.
+            again = self._current()
+            if error.code != "conflict" or again is retriever:
+                raise
+            return again.retrieve(question, k, where)
+
+    def _current(self) -> Retriever:
+        try:
+            with self._retriever.store.read() as snapshot:
+                identity = snapshot.generation.embedder
+        except TandemError:
+            return self._retriever  # nothing is indexed yet
+        return self._follow(identity)
+
+    def _follow(self, identity: str) -> Retriever:
+        if self._retriever.embedder.identity == identity:
+            return self._retriever
+        with self._lock:
+            if self._retriever.embedder.identity != identity:
+                found = self._load(identity)
+                if found is None:
+                    return self._retriever
+                log.info("answering with the embedder %s from now on", identity)
+                self._retriever = found
+            return self._retriever
