@@ -21,6 +21,8 @@ SPECIAL_TOKENS = 2
 CONTEXT_TOKENS = 40
 # A section under this share of a full chunk (a heading alone, a one-line paragraph) joins the next one.
 SMALL_SHARE = 0.25
+# A long section is broken into about so many pieces a chunk, so that joining them fills the chunks.
+PIECES = 3
 
 Span = tuple[int, int]
 
@@ -54,7 +56,8 @@ def split(document: Document, embedder: Embedder, size: ChunkSize) -> list[Chunk
     size.check(embedder.window)
     text = document.text
     starts: Sequence[int] = embedder.token_starts(text).tolist()
-    spans = _merge(_pieces(document, starts, size), starts, size)
+    edges = _edges(document)
+    spans = _merge(_pieces(text, edges, starts, size), set(edges), starts, size)
     spans = [_trim(text, _overlapped(text, span, before, starts, size)) for before, span in _with_previous(spans)]
     chunks: list[Chunk] = []
     contexts = _Contexts(document, embedder)
@@ -88,11 +91,15 @@ def _count(starts: Sequence[int], span: Span) -> int:
     return bisect_left(starts, span[1]) - bisect_left(starts, span[0])
 
 
-def _pieces(document: Document, starts: Sequence[int], size: ChunkSize) -> Iterator[Span]:
+def _edges(document: Document) -> list[int]:
+    """Where sections begin, and the end."""
+    return sorted({0, len(document.text), *(heading.start for heading in document.headings)})
+
+
+def _pieces(text: str, edges: Sequence[int], starts: Sequence[int], size: ChunkSize) -> Iterator[Span]:
     """Spans of at most tokens - overlap tokens that tile the document and never cross a heading."""
-    edges = sorted({0, len(document.text), *(heading.start for heading in document.headings)})
     for section in pairwise(edges):
-        yield from _break(document.text, section, starts, size.tokens - size.overlap)
+        yield from _break(text, section, starts, size.tokens - size.overlap)
 
 
 def _break(text: str, span: Span, starts: Sequence[int], budget: int) -> Iterator[Span]:
@@ -101,8 +108,9 @@ def _break(text: str, span: Span, starts: Sequence[int], budget: int) -> Iterato
         yield span
         return
     length = span[1] - span[0]
-    # The first guess is what the average characters a token suggest; each further one is smaller.
-    for piece in _split_characters(text, span, max(1, min(length - 1, length * budget // count))):
+    # In characters, by what a token has on average here; the pieces are joined again as far as their tokens allow.
+    characters = length * budget // (count * PIECES)
+    for piece in _split_characters(text, span, max(1, min(length - 1, characters))):
         yield from _break(text, piece, starts, budget)
 
 
@@ -118,15 +126,15 @@ def _split_characters(text: str, span: Span, characters: int) -> Iterator[Span]:
         start += len(piece)
 
 
-def _merge(pieces: Iterator[Span], starts: Sequence[int], size: ChunkSize) -> list[Span]:
-    """Join neighbours while they fit: always when one is small, so that no chunk is a heading alone."""
+def _merge(pieces: Iterator[Span], edges: set[int], starts: Sequence[int], size: ChunkSize) -> list[Span]:
+    """Join neighbours while they fit: across a heading only when one is small, so that no chunk is a heading alone."""
     budget, small = size.tokens - size.overlap, int((size.tokens - size.overlap) * SMALL_SHARE)
     merged: list[Span] = []
     for piece in pieces:
         if merged:
             joined = (merged[-1][0], piece[1])
             little = min(_count(starts, merged[-1]), _count(starts, piece))
-            if little <= small and _count(starts, joined) <= budget:
+            if _count(starts, joined) <= budget and (little <= small or piece[0] not in edges):
                 merged[-1] = joined
                 continue
         merged.append(piece)

@@ -23,9 +23,9 @@ from indexer.vectors.inverted import TARGET_RECALL, build, compact
 REWRITE_ROWS = 1000
 REWRITE_SHARE = 0.2
 # Beside a fast approximate base an exact scan of many changed rows would be what takes the time.
-APPROXIMATE_REWRITE_SHARE = 0.02
-# Exact search of 384 dimensions takes 5 ms here (tests/benchmarks/vectors.py): below it nothing is approximated.
-APPROXIMATE_ROWS = 40_000
+APPROXIMATE_REWRITE_SHARE = 0.01
+# Up to here an exact search of 384 dimensions takes about 5 ms (tests/benchmarks/vectors.py): nothing is approximated.
+APPROXIMATE_ROWS = 30_000
 # Lists trained for n rows are trained anew at this multiple of n, or when fewer than its inverse are left.
 RETRAIN_GROWTH = 1.5
 

@@ -31,7 +31,7 @@ from indexer.publish import prune, publish, sync_running
 from indexer.records import Document, document_id
 from indexer.rewrite import needs_file
 from indexer.scan import file_sha256
-from indexer.staging import Staging, drop_staged, next_number, note_times, stored_documents
+from indexer.staging import Staging, drop_staged, next_number, note_times, stored_documents, unflushed
 from indexer.store import VISIBLE, Generation, Store, current_generation
 
 log = logging.getLogger(__name__)
@@ -187,8 +187,14 @@ class _Run:
         note_times(self._connection, [(change.replaces.row, change.file) for change in plan.touched if change.replaces])
         number = 0
         if not plan.is_empty:
+            # Once and at once: an impossible size is no failure of a document.
+            self._size.check(self._embedder.window)
             number = next_number(self._connection)
-            with EmbedQueue(self._connection, self._embedder) as queue, Loader() as loader:
+            with (
+                unflushed(self._connection),
+                EmbedQueue(self._connection, self._embedder) as queue,
+                Loader() as loader,
+            ):
                 staging = Staging(self._connection, queue, number, self._embedder.identity)
                 self._read(plan, loader, staging, queue)
                 queue.finish(lambda done, total: self._step("embed", done, total))
@@ -328,7 +334,7 @@ def _known_files(connection: sqlite3.Connection, generation: Generation | None) 
 
 def chunking_stamp(size: ChunkSize) -> str:
     """What a generation keeps of how its documents were chunked; another size means chunking them anew."""
-    return f"recursive-1:{size.tokens}:{size.overlap}"
+    return f"recursive-2:{size.tokens}:{size.overlap}"
 
 
 def _read_alike(name: str, other: str) -> bool:

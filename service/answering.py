@@ -14,36 +14,19 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, cast
 
 from indexer.errors import TandemError
-from indexer.filters import Filter
 from indexer.records import Passage
 from indexer.retrieval import Retriever
 from service.admission import Admission
 from service.citations import Citation, check_sentence, without_markers
 from service.following import FollowingRetriever
+from service.question import Mode, Question, check_question, resolve_mode
 from service.refusal import is_refusal, relevance
 from service.sentences import SentenceStream
 from service.settings import Settings
 from tuner.generation import FinishReason, Generator
 from tuner.prompt import REFUSAL, Prompt, Source, build_prompt
 
-Mode = Literal["base", "tuned", "rag", "rag+tuned"]
-MODES: tuple[Mode, ...] = ("base", "tuned", "rag", "rag+tuned")
 RefusalReason = Literal["nothing_relevant", "model_refused", "unsupported"]
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked. None takes the setting; `mode` may be "auto"; `adapter` None takes the active one.
-
-    `where` says which documents may answer.
-    """
-
-    text: str
-    mode: str | None = None
-    k: int | None = None
-    adapter: str | None = None
-    max_tokens: int | None = None
-    where: Filter = Filter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +131,7 @@ class Answerer:
         within a token with what was made until then.
         """
         stop = cancel or threading.Event()
-        text = self._check(question)
+        text = check_question(question, self.settings)
         mode, adapter = self.resolve(question)
         if adapter:
             self.adapters.prepare(adapter)
@@ -169,46 +152,8 @@ class Answerer:
             yield from self._generate(draft, prompt, text, question.max_tokens or self.settings.max_tokens, stop)
 
     def resolve(self, question: Question) -> tuple[Mode, str | None]:
-        """The mode and the adapter that will answer. Raises TandemError when there is no such mode or no adapter."""
-        named = question.mode or self.settings.mode
-        active = question.adapter or self.adapters.active()
-        if named == "auto":
-            named = "rag+tuned" if active else "rag"
-        if named not in MODES:
-            raise TandemError(
-                f"There is no mode {named!r}.", expected=f"auto, {', '.join(MODES)}.", do="Choose one of these."
-            )
-        if named not in ("tuned", "rag+tuned"):
-            if question.adapter:
-                raise TandemError(
-                    f"The mode {named} uses no adapter, and {question.adapter!r} was asked for.",
-                    do="Use the mode tuned or rag+tuned, or leave the adapter out.",
-                )
-            return named, None
-        if active is None:
-            raise TandemError(
-                f"The mode {named} needs an adapter, and none is active.",
-                expected="An active adapter, or one named in the question.",
-                do="Run `tandem adapters list` and `tandem adapters activate NAME`, or use the mode rag.",
-                code="conflict",
-            )
-        return cast(Mode, named), active
-
-    def _check(self, question: Question) -> str:
-        text = question.text.replace("\x00", "").strip()
-        if not text:
-            raise TandemError("The question is empty.", expected="A question in words.", do="Ask one.")
-        most = self.settings.question_chars
-        if len(text) > most:
-            raise TandemError(
-                f"The question has {len(text):,} characters.",
-                expected=f"At most {most:,}.",
-                do="Shorten it, or raise the `question_chars` setting.",
-                code="too_large",
-            )
-        if question.max_tokens is not None and not 1 <= question.max_tokens <= 4096:
-            raise TandemError(f"max_tokens is {question.max_tokens}.", expected="1 to 4096.")
-        return text
+        """The mode and the adapter that will answer. Raises TandemError as resolve_mode does."""
+        return resolve_mode(question, self.settings, self.adapters.active())
 
     def _retrieve(self, draft: _Draft, text: str, question: Question) -> None:
         k = self.settings.k if question.k is None else question.k

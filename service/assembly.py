@@ -36,12 +36,18 @@ def silent(message: str) -> None:
 
 
 def load_embedder(settings: Settings, report: Report = silent) -> Embedder:
+    """The embedder that `chosen_weights` names. Raises TandemError."""
+    return _embedder(settings, chosen_weights(settings, report))
+
+
+def chosen_weights(settings: Settings, report: Report = silent, *, verify: bool = False) -> Weights:
     """The embedder of the settings; where they name none, the one tuned here that the index was made with, if it was.
 
-    Fetched if need be. Raises TandemError.
+    Fetched if need be; `verify` hashes its weights in full. Raises TandemError.
     """
     published = None if "embedder" in settings.model_fields_set else published_embedder(settings.home)
-    return (published and home_embedder(settings, published)) or base_embedder(settings, report)
+    tuned = published and embedder_that_made(settings.home, published, settings.weights_folder, verify=verify)
+    return tuned or embedder_weights(settings.embedder, settings.weights_folder, report, verify=verify)
 
 
 def base_embedder(settings: Settings, report: Report = silent) -> Embedder:
@@ -49,8 +55,7 @@ def base_embedder(settings: Settings, report: Report = silent) -> Embedder:
     return _embedder(settings, embedder_weights(settings.embedder, settings.weights_folder, report))
 
 
-def home_embedder(settings: Settings, identity: str) -> Embedder | None:
-    """The embedder tuned in this home that makes vectors of this identity, if there is one."""
+def _home_embedder(settings: Settings, identity: str) -> Embedder | None:
     weights = embedder_that_made(settings.home, identity, settings.weights_folder)
     return None if weights is None else _embedder(settings, weights)
 
@@ -129,7 +134,7 @@ def following(settings: Settings, retriever: Retriever) -> FollowingRetriever:
     def load(identity: str) -> Retriever | None:
         if "embedder" in settings.model_fields_set:
             return None
-        found = home_embedder(settings, identity)
+        found = _home_embedder(settings, identity)
         if found is None:
             base = base_embedder(settings)
             found = base if base.identity == identity else None

@@ -127,8 +127,8 @@ def ask(
 
     def work() -> None:
         from indexer.filters import parse_filter
-        from service.answering import Question
         from service.commands.ask import run_ask
+        from service.question import Question
 
         where = parse_filter(filters or [])
         run_ask(_settings(), Question(question, mode, k, adapter, max_tokens, where), as_json=as_json)

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 # Makes the retriever for the embedder of this identity; None when this home does not hold it.
 Load = Callable[[str], Retriever | None]
+# A question is started anew when the index changes over under it; so often in a row it does not happen.
+TRIES = 5
 
 
 class FollowingRetriever:
@@ -37,7 +39,7 @@ class FollowingRetriever:
     @property
     def embedder(self) -> Embedder:
         """That of the published generation, as far as this home holds it."""
-        return self._current().embedder
+        return self._current()[0].embedder
 
     def check(self, snapshot: Snapshot) -> None:
         """Raise TandemError unless the embedder made the vectors of the snapshot's generation."""
@@ -45,27 +47,28 @@ class FollowingRetriever:
 
     def retrieve(self, question: str, k: int, where: Filter = EVERYTHING) -> Retrieval:
         """As Retriever.retrieve."""
-        retriever = self._current()
-        try:
-            return retriever.retrieve(question, k, where)
-        except TandemError as error:
-            # Another generation may have been published since the question was embedded.
-            again = self._current()
-            if error.code != "conflict" or again is retriever:
-                raise
-            return again.retrieve(question, k, where)
+        tries = TRIES
+        while True:
+            retriever, published = self._current()
+            tries -= 1
+            try:
+                return retriever.retrieve(question, k, where)
+            except TandemError as error:
+                # It fitted, so another generation was published since the question was embedded.
+                swapped = error.code == "conflict" and published == retriever.embedder.identity
+                if not (swapped and tries):
+                    raise
 
-    def _current(self) -> Retriever:
+    def _current(self) -> tuple[Retriever, str | None]:
+        """The retriever for the published generation, as far as there is one, and the identity that it should have."""
         try:
             with self._retriever.store.read() as snapshot:
-                identity = snapshot.generation.embedder
+                published = snapshot.generation.embedder
         except TandemError:
-            return self._retriever  # nothing is indexed yet
-        return self._follow(identity)
+            return self._retriever, None  # nothing is indexed yet
+        return self._follow(published), published
 
     def _follow(self, identity: str) -> Retriever:
-        if self._retriever.embedder.identity == identity:
-            return self._retriever
         with self._lock:
             if self._retriever.embedder.identity != identity:
                 found = self._load(identity)

@@ -59,7 +59,7 @@ class Settings(BaseSettings):
         1792, ge=128, description="The most tokens a prompt may have; passages over it are dropped."
     )
     min_relevance: float = Field(
-        0.2, ge=-1, le=1, description="A question whose best passage is less relevant than this is refused at once."
+        0.25, ge=-1, le=1, description="A question whose best passage is less relevant than this is refused at once."
     )
     host: str = Field("127.0.0.1", description="Address the service listens on; others than loopback need a key.")
     port: int = Field(8000, ge=0, le=65535, description="Port the service listens on; 0 takes a free one.")

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -96,3 +101,39 @@ def make_service(home: Path, library: Path) -> Iterator[MakeService]:
     yield make
     for service in made:
         service.close()
+
+
+@pytest.fixture(scope="session")
+def server_url(weights_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`tandem up` over the manual with the real weights, without keys; ended with the session."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")} | {
+        "TANDEM_HOME": str(folder / "home"),
+        "TANDEM_WEIGHTS": str(weights_cache.resolve()),
+        "TANDEM_CORPORA": str(Path(__file__).parents[1] / "corpora"),
+        "TANDEM_QUEUE_SECONDS": "300",
+    }
+    command = [str(Path(sys.executable).with_name("tandem")), "up", "--port", str(port)]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        url = f"http://127.0.0.1:{port}/"
+        try:
+            _wait_until_ready(url, process, folder / "log")
+            yield url
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 420
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}readyz", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"the server did not become ready:\n{log.read_text()}")

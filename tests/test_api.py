@@ -287,7 +287,7 @@ def test_a_full_queue_says_when_to_come_back(make_service: MakeService) -> None:
 
 
 def _question() -> Any:
-    from service.answering import Question
+    from service.question import Question
 
     return Question(TIDES)
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,8 +30,9 @@ from indexer.sync import sync
 from indexer.weights import embedder_weights, named_weights
 from service.answering import Answerer
 from service.api.app import create_app
-from service.assembly import following, load_embedder, load_retriever, published_embedder
+from service.assembly import current_embedder, following, load_embedder, load_retriever, published_embedder
 from service.cli import app
+from service.commands import doctor
 from service.commands.tune import Tuning, run_tune
 from service.following import FollowingRetriever
 from service.running import Service
@@ -168,7 +169,9 @@ def rows_of(store: Store, *pairs: Pair) -> list[Row]:
 
 
 def test_the_positive_holds_the_answer_and_no_negative_does(animals: Store) -> None:
-    pair = Pair("1", "What does the small weasel hunt in winter?", ("it hunts  VOLES",), "weasel.txt", "answerable")
+    pair = Pair(
+        "1", "What does the weasel hunt in winter, under the snow?", ("it hunts  VOLES",), "weasel.txt", "answerable"
+    )
     (row,) = rows_of(animals, pair)
     assert "hunts voles" in row.positive and "weasel" in row.positive
     assert row.negatives
@@ -225,11 +228,11 @@ def test_validation_ranks_documents_by_their_best_chunk(animals: Store) -> None:
         documents = [library.paths[row] for row in validation.rows]
     assert len(validation.rows) == validation.of == len(documents)
     axes = np.eye(len(documents), dtype=np.float32)
-    last_weasel = max(place for place, name in enumerate(documents) if name == "weasel.txt")
+    # Its first chunk: the best of a document, not the last, must count.
+    weasel = documents.index("weasel.txt")
+    assert documents.count("weasel.txt") > 1
     # The first question is next to an otter and then the mole, the second next to one chunk of the weasel.
-    questions = np.stack(
-        [axes[documents.index("otter.txt")] * 2 + axes[documents.index("mole.txt")], axes[last_weasel]]
-    )
+    questions = np.stack([axes[documents.index("otter.txt")] * 2 + axes[documents.index("mole.txt")], axes[weasel]])
     measured = validation.measure(questions, axes)
     assert measured.dense["ndcg@10"] == pytest.approx([1 / np.log2(3), 1.0])
     assert measured.value() == pytest.approx((1 / np.log2(3) + 1) / 2)
@@ -275,17 +278,24 @@ def test_an_explicit_embedder_setting_would_win_so_activation_is_refused_before_
 # --- following -------------------------------------------------------------------------------------------------------
 
 
+class Rolled(HashingEmbedder):
+    """Its vectors say nothing to those of another embedder, though they are as long."""
+
+    def _rows(self, texts: Sequence[str]) -> Vectors:
+        return np.roll(super()._rows(texts), 7, axis=1)
+
+
 def renamed(name: str) -> HashingEmbedder:
-    return HashingEmbedder(name=name)
+    return HashingEmbedder() if name == "hashing" else Rolled(name=name)
 
 
 @pytest.fixture
 def followed(animals: Store, tmp_path: Path) -> FollowingRetriever:
     def load(identity: str) -> Retriever | None:
         name = identity.partition(":")[0]
-        return Retriever(animals, renamed(name)) if name in {"hashing", "tuned"} else None
+        return Retriever(animals, renamed(name), channel="dense") if name in {"hashing", "tuned"} else None
 
-    return FollowingRetriever(Retriever(animals, HashingEmbedder()), load)
+    return FollowingRetriever(Retriever(animals, HashingEmbedder(), channel="dense"), load)
 
 
 def test_a_retriever_follows_the_published_generation_there_and_back(
@@ -412,6 +422,7 @@ def test_tuning_makes_another_embedder_and_the_index_is_made_with_it(tuned_home:
         texts = [snapshot.passages([int(row)])[int(row)][0].embedded_text for row in rows]
         np.testing.assert_allclose(snapshot.vectors(rows), tuned.embed_documents(texts), atol=1e-5)
         assert not np.allclose(snapshot.vectors(rows), bundled.embed_documents(texts), atol=1e-2)
+    assert all(finding.ok for finding in doctor._embedder(settings, store))
     found = load_retriever(settings, store).retrieve("Who digs tunnels?", 1)
     assert (found.generation, found.passages[0].path) == (2, "mole.txt")
     store.close()
@@ -424,11 +435,15 @@ def test_a_setting_wins_and_a_rollback_goes_back(tuned_home: Path, weights_cache
     bundled = SentenceTransformerEmbedder(embedder_weights("bundled", weights_cache)).identity
     assert load_embedder(named).identity == bundled
     settings = make_settings(tuned_home, str(tmp_path / "home"), weights_cache)
-    assert load_embedder(settings).identity != bundled
+    held = load_embedder(settings)
+    assert held.identity != bundled
+    assert current_embedder(settings, held) is held
     store = Store(settings.home)
     rollback(store)
     store.close()
     assert load_embedder(settings).identity == bundled
+    # What goes on for long, as a folder that is watched, must not bring the old embedder back.
+    assert current_embedder(settings, held).identity == bundled
 
 
 @pytest.mark.slow

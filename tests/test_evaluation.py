@@ -139,6 +139,20 @@ def test_the_pipeline_is_measured_whole(tmp_path: Path) -> None:
     json.dumps(body)
 
 
+def test_a_document_counts_by_its_best_chunk(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    (folder / "qrels").mkdir(parents=True)
+    filler = " ".join(f"Flour{n} is milled at the mill number{n} with wind." for n in range(12))
+    records = [{"_id": "long", "title": "", "text": f"Moon tides. {filler}"}]
+    records += [{"_id": f"short{n}", "title": "", "text": f"Moon and bread{n} in wind"} for n in range(9)]
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, records)))
+    (folder / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "moon tides and flour3"}))
+    (folder / "qrels" / "test.tsv").write_text("a\tb\tc\nq\tlong\t1\n")
+    body = evaluate(read_judged_set(folder), HashingEmbedder(), ChunkSize(16, 0), tmp_path / "work")
+    assert body["chunks"] > 15
+    assert body["channels"]["bm25"]["mrr@10"]["value"] == body["channels"]["hybrid"]["mrr@10"]["value"] == 1.0
+
+
 def test_a_broken_corpus_is_told(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set")
     (folder / "corpus.jsonl").write_text("no json")

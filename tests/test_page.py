@@ -33,7 +33,7 @@ def test_the_page_builds_no_markup_from_text_and_loads_nothing_from_elsewhere() 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 def test_an_answer_streams_and_its_chip_opens_the_quoted_span(open_page: Open, server_url: str, width: int) -> None:
-    page = open_page(width, errors="/favicon.ico")  # the document page names no icon
+    page = open_page(width)
     card = ask(page, QUESTION)
     assert page.evaluate("states") == ["waiting", "streaming", "answered"]
     # Generation is greedy: the same question, asked past the page, has the same answer.
@@ -129,6 +129,21 @@ def test_offsets_count_characters_not_utf_16_units(open_page: Open) -> None:
     expect(card.locator(".answer-text")).to_have_text("Yes 1 and [7].")  # no such source: no chip
     card.locator("button.chip").click()
     expect(page.locator("#source-panel mark")).to_have_text("quote")
+
+
+@pytest.mark.slow
+def test_each_marker_of_one_passage_opens_its_own_quote(open_page: Open) -> None:
+    quotes = [{**CITATION, "start": start, "end": start + 1} for start in (3, 5)]
+
+    def before(page: Page) -> None:
+        reply(page, event("done", made_up("One [1]. Two [1].", quotes)))
+        page.route("**/sources/**", lambda route: route.fulfill(status=404, json={}))
+
+    page = open_page(errors="404", before=before)
+    chips = ask(page, "?").locator("button.chip")
+    for index, start in ((0, 3), (1, 5)):
+        with page.expect_request(f"**/sources/c?start={start}&end={start + 1}"):
+            chips.nth(index).click()
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import json
 import math
 from pathlib import Path
 
@@ -172,11 +173,14 @@ def test_a_copy_of_a_passage_is_shown_once_and_another_number_is_no_copy(tmp_pat
 def test_short_passages_are_told_apart_by_their_titles(tmp_path: Path) -> None:
     corpus = tmp_path / "c"
     corpus.mkdir()
-    for name in ("apple", "pear"):
-        (corpus / f"{name}.md").write_text(f"# The colour of the {name}\n\nIt is green.\n")
+    records = [
+        {"_id": name, "title": f"The colour of the {name}", "text": "It is green."} for name in ("apple", "pear")
+    ]
+    (corpus / "all.jsonl").write_text("\n".join(map(json.dumps, records)))
     store = Store(tmp_path / "home")
     sync(store, [corpus], HashingEmbedder(), ChunkSize(60, 0))
-    assert len(Retriever(store, HashingEmbedder()).retrieve("Which is green?", 4).passages) == 2
+    passages = Retriever(store, HashingEmbedder()).retrieve("Which is green?", 4).passages
+    assert [passage.chunk.text for passage in passages] == ["It is green."] * 2
 
 
 def test_one_source_does_not_fill_all_places_unless_there_is_no_other(tmp_path: Path) -> None:

@@ -459,3 +459,11 @@ def test_an_interrupted_sync_leaves_nothing_in_the_way(store: Store, corpus: Pat
     with store.connection() as connection:
         assert connection.execute("SELECT count(*) FROM chunks").fetchone()[0] == 3
         connection.execute("INSERT INTO chunk_words (chunk_words, rank) VALUES ('integrity-check', 1)")
+
+
+def test_an_impossible_chunk_size_is_told_once(store: Store, corpus: Path) -> None:
+    generation = run(store, corpus).generation
+    with pytest.raises(TandemError, match="chunk_tokens is 1000"):
+        sync(store, [corpus], HashingEmbedder(), ChunkSize(1000, 0))
+    with store.read() as snapshot:
+        assert snapshot.generation.number == generation

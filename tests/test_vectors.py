@@ -184,7 +184,7 @@ def test_a_change_copies_neither_the_base_nor_what_was_added_before() -> None:
 def test_recall_is_measured_and_reaches_its_target() -> None:
     vectors = unit_rows(6000, clusters=150)
     rows = np.arange(6000) * 2
-    measured = inverted.build(rows, source_of(rows, vectors), DIMENSION)
+    measured = inverted.build(rows, source_of(rows, vectors), DIMENSION, compared=1)
     assert measured.recall >= inverted.TARGET_RECALL
     assert 1 <= measured.probes < measured.lists
     # An oracle of its own: held-out questions of the same kind against NumPy.
@@ -202,7 +202,16 @@ def test_measured_recall_falls_when_the_index_is_bad(monkeypatch: pytest.MonkeyP
     rows = np.arange(3000)
     monkeypatch.setattr(inverted, "_ladder", lambda lists: iter([1]))
     monkeypatch.setattr(inverted, "TUNED_RECALL", 0.0)
-    assert inverted.build(rows, source_of(rows, vectors), DIMENSION).recall < 0.9
+    assert inverted.build(rows, source_of(rows, vectors), DIMENSION, compared=1).recall < 0.9
+
+
+def test_a_question_is_compared_with_enough_vectors() -> None:
+    assert inverted.fewest_probes(1_000_000, 4000, 20_000) == 80
+    assert inverted.fewest_probes(10_000, 400, 20_000) == 400
+    vectors = unit_rows(3000, clusters=30)
+    rows = np.arange(3000)
+    measured = inverted.build(rows, source_of(rows, vectors), DIMENSION, compared=1500)
+    assert measured.probes >= measured.lists / 2
 
 
 def test_compaction_drops_what_is_gone_and_keeps_the_rest() -> None:
@@ -267,11 +276,11 @@ def test_the_kind_of_file_follows_the_size_and_lists_are_reused(tmp_path: Path) 
 def test_a_rewrite_pays_for_itself() -> None:
     assert not needs_file(1000, 0)
     assert needs_file(1001, 0)
-    assert not needs_file(7_000, 35_000)
-    assert needs_file(7_001, 35_000)
+    assert not needs_file(5_000, 25_000)
+    assert needs_file(5_001, 25_000)
     # Exactly searched changes stay few beside an approximate base.
-    assert needs_file(20_001, 1_000_000)
-    assert not needs_file(20_000, 1_000_000)
+    assert needs_file(10_001, 1_000_000)
+    assert not needs_file(10_000, 1_000_000)
     assert APPROXIMATE_ROWS > 1000
 
 

@@ -93,10 +93,10 @@ def read_card(folder: Path) -> EmbedderCard:
     return card
 
 
-def embedder_that_made(home: Path, identity: str, cache: Path) -> Weights | None:
+def embedder_that_made(home: Path, identity: str, cache: Path, *, verify: bool = False) -> Weights | None:
     """The embedder of this home whose vectors have this identity; None when there is none, or no longer as it was."""
     name = identity.partition(":")[0]
     if _NAME.fullmatch(name) is None or not (home / FOLDER / name / CARD_FILE).is_file():
         return None
-    weights = named_weights(str(home / FOLDER / name), cache)
+    weights = named_weights(str(home / FOLDER / name), cache, verify=verify)
     return weights if SentenceTransformerEmbedder(weights).identity == identity else None

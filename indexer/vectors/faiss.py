@@ -6,6 +6,7 @@ is a bitmap of n bits whatever the row numbers are.
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,24 @@ from indexer.vectors import Bits, Matrix, Rows
 
 Positions = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
+Places = npt.NDArray[np.int32]
+# Row numbers are looked up in a table unless it would have this many entries a row.
+SPARSE = 8
+
+
+def inner_products(vectors: Matrix, question: Matrix) -> Scores:
+    """(n,) inner products of (n, d) contiguous vectors with a (d,) one, in this thread.
+
+    NumPy would start the threads of its BLAS, which takes longer than the work where the cores are busy.
+    """
+    import faiss
+
+    scores = np.empty(len(vectors), np.float32)
+    if len(vectors):
+        question = np.ascontiguousarray(question, np.float32)
+        pointers = (faiss.swig_ptr(array) for array in (scores, question, vectors))
+        faiss.fvec_inner_products_ny(*pointers, vectors.shape[1], len(vectors))
+    return scores
 
 
 class FaissIndex:
@@ -32,6 +51,9 @@ class FaissIndex:
         self._lists = int(getattr(self._inner, "nlist", 0))
         self.rows: Rows = np.asarray(faiss.vector_to_array(index.id_map), np.int64)
         self.dimension = int(index.d)
+        self._places: Places | None = None
+        self._lock = Lock()
+        self._can_fetch = self._lists == 0
 
     @staticmethod
     def exact(rows: Rows, vectors: Matrix) -> FaissIndex:
@@ -60,6 +82,36 @@ class FaissIndex:
     def is_exact(self) -> bool:
         """Whether every vector is compared with the question."""
         return self._lists == 0
+
+    def positions(self, rows: Rows) -> Positions:
+        """Where these increasing rows lie; those not held are left out."""
+        if not len(self) or not len(rows):
+            return np.empty(0, np.int64)
+        first, last = int(self.rows[0]), int(self.rows[-1])
+        rows = rows[np.searchsorted(rows, first) : np.searchsorted(rows, last, "right")]
+        if last - first >= SPARSE * len(self):
+            near = np.searchsorted(self.rows, rows)
+            held: Positions = near[self.rows[near] == rows]
+            return held
+        if self._places is None:
+            # Two threads may both make it; it is the same.
+            places = np.full(last - first + 1, -1, np.int32)
+            places[self.rows - first] = np.arange(len(self))
+            self._places = places
+        found: Positions = self._places[rows - first].astype(np.int64)
+        return found[found >= 0]
+
+    def nearest_among(self, question: Matrix, k: int, positions: Positions) -> tuple[Scores, Positions]:
+        """Similarities and positions of the k best of these positions, each compared with the question, best first."""
+        with self._lock:
+            if not self._can_fetch:
+                self._inner.make_direct_map(True)
+                self._can_fetch = True
+        if not len(positions):
+            return np.empty(0, np.float32), positions
+        scores = inner_products(self._inner.reconstruct_batch(positions), question)
+        best = np.lexsort((positions, -scores))[:k]
+        return scores[best], positions[best]
 
     def nearest(
         self, question: Matrix, k: int, bits: Bits | None = None, candidates: int | None = None

@@ -26,6 +26,9 @@ HELD_OUT = 1000
 # Questions are not chunks: they lie farther from every chunk, and their neighbours are spread over more lists. So half
 # of the held-out vectors are blurred with noise of this length, which leaves a cosine of 0.5 to the chunk itself.
 BLUR = math.sqrt(3)
+# Real questions are farther still, and need more than made ones can show (tests/benchmarks/vectors.py): however well
+# few lists do in tuning, so many that about this many vectors are compared are probed. That takes a millisecond.
+MIN_COMPARED = 20_000
 TRAIN_PER_LIST = 40
 TRAIN_ROUNDS = 10
 READ_ROWS = 50_000
@@ -46,8 +49,8 @@ class Measured:
     questions: int
 
 
-def build(rows: Rows, source: Source, dimension: int) -> Measured:
-    """Train and fill the lists for increasing row numbers (n of them, n >= 1,000).
+def build(rows: Rows, source: Source, dimension: int, *, compared: int = MIN_COMPARED) -> Measured:
+    """Train and fill the lists for increasing row numbers (n of them, n >= 1,000), and set how many to probe.
 
     Peak memory: the training sample (TRAIN_PER_LIST x lists vectors of 4 d bytes), n d bytes of codes and one batch.
     """
@@ -71,7 +74,7 @@ def build(rows: Rows, source: Source, dimension: int) -> Measured:
     for start, batch in _batches(rows, source):
         index.add_with_ids(batch, rows[start : start + len(batch)])
         truth.see(start, batch)
-    return _tune(FaissIndex(index, keep=(inner, quantizer)), truth)
+    return _tune(FaissIndex(index, keep=(inner, quantizer)), truth, fewest_probes(len(rows), lists, compared))
 
 
 def compact(old: FaissIndex, alive: Rows, rows: Rows, vectors: Matrix) -> FaissIndex:
@@ -161,7 +164,7 @@ def _half_blurred(vectors: Matrix, random: np.random.Generator) -> Matrix:
     return questions
 
 
-def _tune(index: FaissIndex, truth: _Truth) -> Measured:
+def _tune(index: FaissIndex, truth: _Truth, fewest: int) -> Measured:
     """Set the smallest number of probes that reaches the target on one half; measure on the other half."""
     inner, lists = index.inner, int(index.inner.nlist)
 
@@ -169,9 +172,15 @@ def _tune(index: FaissIndex, truth: _Truth) -> Measured:
         # Places 0 and 1 modulo 4 are tuned on (plain, blurred), 2 and 3 are measured.
         return min(truth.recall(inner, probes, slice(first + kind, None, 4)) for kind in (0, 1))
 
-    probes = next((count for count in _ladder(lists) if recall(count, 0) >= TUNED_RECALL), lists)
+    counts = sorted({fewest, *(count for count in _ladder(lists) if count > fewest)})
+    probes = next((count for count in counts if recall(count, 0) >= TUNED_RECALL), lists)
     inner.nprobe = probes
     return Measured(index, recall(probes, 2), lists, probes, len(truth.questions) // 2)
+
+
+def fewest_probes(rows: int, lists: int, compared: int = MIN_COMPARED) -> int:
+    """Lists of average length that hold `compared` vectors together."""
+    return min(lists, math.ceil(compared * lists / rows))
 
 
 def _ladder(lists: int) -> Iterator[int]:

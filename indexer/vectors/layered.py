@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.vectors import Bits, Matrix, Rows
-from indexer.vectors.faiss import FaissIndex
+from indexer.vectors.faiss import FaissIndex, Scores, inner_products
 
 Mask = npt.NDArray[np.bool_]
 FIRST_TAIL = 256
+# So few allowed rows are compared one by one, which is exact and faster than passing over all others in their lists.
+FEW = 10_000
 
 
 class _Tail:
@@ -66,7 +68,7 @@ class LayeredIndex:
         gone = _increasing(gone)
         other = LayeredIndex(self.base)
         other._base_alive, other._base_bits, other._base_count = self._base_alive, self._base_bits, self._base_count
-        dead = _positions(self.base.rows, gone)
+        dead = self.base.positions(gone)
         if len(dead):
             alive = np.ones(len(self.base), np.bool_) if self._base_alive is None else self._base_alive.copy()
             alive[dead] = False
@@ -84,8 +86,7 @@ class LayeredIndex:
         if k <= 0 or not len(self) or (allowed is not None and not len(allowed)):
             return []
         allowed = None if allowed is None else _increasing(allowed)
-        bits, candidates = self._base_filter(allowed)
-        scores, positions = self.base.nearest(question, k, bits, candidates)
+        scores, positions = self._search_base(question, k, allowed)
         rows = self.base.rows[positions]
         if self._tail_count:
             more_rows, more_scores = self._search_tail(question, k, allowed)
@@ -93,18 +94,21 @@ class LayeredIndex:
         best = np.lexsort((rows, -scores))[:k]
         return list(zip(rows[best].tolist(), scores[best].tolist(), strict=True))
 
-    def _base_filter(self, allowed: Rows | None) -> tuple[Bits | None, int]:
+    def _search_base(self, question: Matrix, k: int, allowed: Rows | None) -> tuple[Scores, Rows]:
         if allowed is None:
-            return self._base_bits, self._base_count
-        wanted = np.zeros(len(self.base), np.bool_)
-        wanted[_positions(self.base.rows, allowed)] = True
+            return self.base.nearest(question, k, self._base_bits, self._base_count)
+        positions = self.base.positions(allowed)
         if self._base_alive is not None:
-            wanted &= self._base_alive
-        return np.packbits(wanted, bitorder="little"), int(np.count_nonzero(wanted))
+            positions = positions[self._base_alive[positions]]
+        if len(positions) <= FEW:
+            return self.base.nearest_among(question, k, positions)
+        wanted = np.zeros(len(self.base), np.bool_)
+        wanted[positions] = True
+        return self.base.nearest(question, k, np.packbits(wanted, bitorder="little"), len(positions))
 
-    def _search_tail(self, question: Matrix, k: int, allowed: Rows | None) -> tuple[Rows, Matrix]:
+    def _search_tail(self, question: Matrix, k: int, allowed: Rows | None) -> tuple[Rows, Scores]:
         count = len(self._tail_alive)
-        scores: Matrix = self._tail.vectors[:count] @ question
+        scores = inner_products(self._tail.vectors[:count], question)
         wanted = self._tail_alive if allowed is None else self._tail_alive & _held(self._tail.rows[:count], allowed)
         places = np.flatnonzero(wanted)
         if len(places) > k:
@@ -115,15 +119,6 @@ class LayeredIndex:
 def _increasing(rows: Rows) -> Rows:
     rows = np.asarray(rows, np.int64)
     return rows if len(rows) < 2 or bool(np.all(rows[1:] > rows[:-1])) else np.unique(rows)
-
-
-def _positions(held: Rows, rows: Rows) -> Rows:
-    """Where these rows (increasing) lie in `held` (increasing); those not held are left out."""
-    if not len(held) or not len(rows):
-        return np.empty(0, np.int64)
-    places = np.minimum(np.searchsorted(held, rows), len(held) - 1)
-    found: Rows = places[held[places] == rows]
-    return found
 
 
 def _held(rows: Rows, among: Rows) -> Mask:

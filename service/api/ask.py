@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from indexer.errors import TandemError
 from indexer.filters import read_filter
-from service.answering import MODES, Answer, Question
+from service.answering import Answer
 from service.api.streaming import Event, event_stream, run_while_connected
+from service.question import MODES, Question
 from service.running import Service
 from service.shapes import answer_body
 

@@ -23,7 +23,9 @@ def source_page(document: Document, chunk: Chunk, quote: tuple[int, int] | None)
     text = document.text
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(document.title)}</title><link rel="stylesheet" href="/static/source.css"></head>
+<title>{
+        escape(document.title)
+    }</title><link rel="stylesheet" href="/static/source.css"><link rel="icon" href="/static/favicon.svg"></head>
 <body><header><h1>{escape(document.title)}</h1><p>{escape(where)}</p><p>{escape(chunk.context)}</p></header>
 <main>{left}<pre class="document">{escape(text[start : chunk.start])}<span class="passage" id="passage">{
         _marked(text, chunk, quote)

@@ -6,15 +6,19 @@ import sys
 
 from indexer.filters import Filter
 from indexer.store import Store
-from service.answering import Answer, Question
+from service.answering import Answer
 from service.assembly import load_answerer, load_retriever, silent
 from service.commands.console import note, out, out_json
+from service.question import Question, check_question, resolve_mode
 from service.settings import Settings
 from service.shapes import answer_body, search_body
+from tuner.active import active_adapter
 
 
 def run_ask(settings: Settings, question: Question, *, as_json: bool) -> Answer:
-    """Answer one question with models loaded for it. Raises TandemError."""
+    """Answer one question with models loaded for it. Raises TandemError, before loading them where it can."""
+    check_question(question, settings)
+    resolve_mode(question, settings, active_adapter(settings.home))
     store = Store(settings.home)
     with store.read():
         # An empty index is told before seconds are spent on loading models.
@@ -59,7 +63,7 @@ def run_search(settings: Settings, question: str, k: int | None, where: Filter, 
     with store.read():
         pass
     retriever = load_retriever(settings, store, silent if as_json else note)
-    passages = retriever.retrieve(question, k or settings.k, where).passages
+    passages = retriever.retrieve(question, settings.k if k is None else k, where).passages
     if as_json:
         out_json(search_body(passages))
         return

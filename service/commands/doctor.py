@@ -15,7 +15,7 @@ from indexer.embedding import SentenceTransformerEmbedder
 from indexer.errors import TandemError
 from indexer.store import Store
 from indexer.vectors.file import load
-from indexer.weights import embedder_weights
+from service.assembly import chosen_weights
 from service.commands.console import out, out_json
 from service.keys import list_keys
 from service.settings import Settings
@@ -102,7 +102,7 @@ def _available_memory() -> int | None:
 
 
 def _embedder(settings: Settings, store: Store) -> Iterator[Finding]:
-    weights = embedder_weights(settings.embedder, settings.weights_folder, verify=True)
+    weights = chosen_weights(settings, verify=True)
     embedder = SentenceTransformerEmbedder(weights)
     yield Finding("embedder", True, f"{weights.name}, SHA-256 {weights.sha256[:16]}, {embedder.dimension} dimensions")
     try:

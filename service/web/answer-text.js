@@ -33,14 +33,15 @@ export function createAnswerText(container, open) {
       shown += safe.length;
     },
     settle(final, citations) {
-      const byNumber = new Map();
-      for (const citation of citations) if (!byNumber.has(citation.n)) byNumber.set(citation.n, citation);
+      const byNumber = group(citations);
       container.replaceChildren();
       text = final;
       shown = final.length;
       append(final, (n, marker) => {
-        const citation = byNumber.get(n);
-        if (!citation) return marker;
+        const quotes = byNumber.get(n);
+        if (!quotes) return marker;
+        // One passage may be quoted several times: each marker takes the next of its quotes, in the order of the text.
+        const citation = quotes.length > 1 ? quotes.shift() : quotes[0];
         const label = `Source ${n}: ${citation.title || citation.document}`;
         const button = el("button", { class: "chip", type: "button", "aria-label": label, title: label }, String(n));
         button.addEventListener("click", () => open(citation, button));
@@ -53,6 +54,12 @@ export function createAnswerText(container, open) {
       container.replaceChildren();
     },
   };
+}
+
+function group(citations) {
+  const byNumber = new Map();
+  for (const citation of citations) byNumber.set(citation.n, [...(byNumber.get(citation.n) ?? []), citation]);
+  return byNumber;
 }
 
 /** Give a screen reader whole sentences of a stream, not pieces of words. Returns {write(piece), end()}. */

@@ -2,10 +2,10 @@
 import { byId, el } from "./dom.js";
 
 const ABOUT_THE_MANUAL = [
-  "What does QLoRA add to LoRA?",
+  "What is a chunk?",
+  "Which document formats can Tandem read?",
   "When should I fine-tune instead of retrieve?",
-  "What if the documents do not say?",
-  "How do I index my own documents?",
+  "What does QLoRA add to LoRA?",
 ];
 const MOST = 4;
 

@@ -4,7 +4,7 @@
 
 An index of made-up texts (hashed bags of words) is written once exactly and once approximately. Each mutation replaces
 the file; a fresh cache then answers 5 questions from the store, and each answer is compared with NumPy's over the
-stored vectors. Beside it a child process has FAISS read the same bytes without a checksum.
+stored vectors. For every fifth a child process has FAISS read the same bytes without a checksum.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def without_checksum(data: bytes, right: list[list[int]]) -> str:
     child.start()
     send.close()
     try:
-        rows = receive.recv() if receive.poll(20) else "hang"
+        rows = receive.recv() if receive.poll(5) else "hang"
     except EOFError:
         rows = "crash"
     child.kill()
@@ -94,7 +94,8 @@ def run(kind: str, count: int, folder: Path) -> dict[str, object]:
             for found, scores, top in zip(serve(), cosines, best, strict=True)
         )
         served["right" if fine else "wrong"] += 1
-        faiss_alone[without_checksum(damaged, right)] += 1
+        if seed % 5 == 0:
+            faiss_alone[without_checksum(damaged, right)] += 1
     store.close()
     return {"kind": kind, "mutations": count, "tandem": dict(served), "faiss alone": dict(faiss_alone)}
 
@@ -105,6 +106,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
     logging.disable(logging.WARNING)
+    # A forked child would wait forever for the threads of its parent.
+    faiss.omp_set_num_threads(1)
     multiprocessing.set_start_method("fork")
     with tempfile.TemporaryDirectory() as folder:
         results = [run(kind, args.count // 2, Path(folder)) for kind in ("exact", "approximate")]
