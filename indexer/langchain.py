@@ -234,14 +234,15 @@ class TandemVectorStore(VectorStore):
                 return dict(list(best.items())[:k])
             depth *= 4
 
-    def _allowed(self, snapshot: Snapshot, where: Any) -> Rows:
+    def _allowed(self, snapshot: Snapshot, where: Any) -> Rows | None:
         conditions = (("corpus", (self.corpus,)),)
         if where:
             return snapshot.allowed_rows(Filter((*conditions, *_conditions(where))))
         kept = self._rows
         if kept is None or kept[0] != snapshot.generation.number:
             kept = self._rows = (snapshot.generation.number, snapshot.allowed_rows(Filter(conditions)))
-        return kept[1]
+        # Where there is nothing else, there is nothing to filter.
+        return kept[1] if len(kept[1]) < snapshot.generation.chunks else None
 
 
 class TandemRetriever(BaseRetriever):

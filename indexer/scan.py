@@ -150,8 +150,8 @@ def wanted(path: Path, corpora: Iterable[Path]) -> bool:
         if path.is_relative_to(corpus):
             parts = path.relative_to(corpus).parts
             hidden = any(part.startswith(".") for part in parts)
-            # A name without a suffix may be a folder that was moved in or away with all its files.
-            return not hidden and not path.name.endswith(PAIRS_SUFFIX) and (is_supported(path) or not path.suffix)
+            # What is no file may be a folder that came or went with all that is in it.
+            return not hidden and not path.name.endswith(PAIRS_SUFFIX) and (is_supported(path) or not path.is_file())
     return False
 
 

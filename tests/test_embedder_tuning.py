@@ -149,13 +149,11 @@ def test_the_split_never_divides_a_document() -> None:
 def animals(tmp_path: Path) -> Iterator[Store]:
     store = Store(tmp_path / "animals-home")
     corpus = write_animals(tmp_path / "animals")
-    long = (
-        "The weasel is small. " * 12
-        + "\n\nIt hunts voles in winter, under the snow.\n\n"
-        + "It has a brown coat. " * 12
+    hunt = "It hunts voles in winter, under the deep snow of the field. "
+    (corpus / "weasel.txt").write_text(
+        "The weasel is small in winter. " * 12 + "\n\n" + hunt * 3 + "\n\n" + "A brown coat. " * 12
     )
-    (corpus / "weasel.txt").write_text(long)
-    (corpus / "copy.txt").write_text("Voles are small too. It hunts voles in winter, under the snow.")
+    (corpus / "copy.txt").write_text("Stoats are small and white in winter. It hunts voles, says the field guide.")
     sync(store, [corpus], HashingEmbedder(), ChunkSize(40, 8))
     yield store
     store.close()
@@ -170,10 +168,14 @@ def rows_of(store: Store, *pairs: Pair) -> list[Row]:
 
 def test_the_positive_holds_the_answer_and_no_negative_does(animals: Store) -> None:
     pair = Pair(
-        "1", "What does the weasel hunt in winter, under the snow?", ("it hunts  VOLES",), "weasel.txt", "answerable"
+        "1",
+        "What does it hunt in winter, under the deep snow of the field?",
+        ("it hunts  VOLES",),
+        "weasel.txt",
+        "answerable",
     )
     (row,) = rows_of(animals, pair)
-    assert "hunts voles" in row.positive and "weasel" in row.positive
+    assert "hunts voles" in row.positive and "weasel" in row.positive and "deep snow" in row.positive
     assert row.negatives
     assert all("hunts voles" not in text and not text.startswith("weasel") for text in row.negatives)
 
@@ -522,19 +524,20 @@ def test_a_running_service_adopts_the_tuned_embedder(tuned_home: Path, weights_c
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from indexer import sync
 from service.commands import tune
 from service.settings import Settings
 from tuner import tuned_embedders
 from tuner.embedder import EmbedderRecipe
 
 home, corpus, weights, pairs, moment = map(Path, sys.argv[1:])
-def die(*_):
+def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 if str(moment) == "before-rename":
     kept = tuned_embedders.publish_folder
     tuned_embedders.publish_folder = lambda target, build: kept(target, lambda fresh: (build(fresh), die()))
 else:
-    tune.sync = die
+    sync.publish = die
 settings = Settings(home=home, corpora=(corpus,), weights=weights, chunk_tokens=40, chunk_overlap=8)
 tuning = tune.Tuning(pairs, EmbedderRecipe(epochs=1, learning_rate=1e-3, batch_size=4), force=True)
 tune.run_tune(settings, tuning, as_json=True)
@@ -542,7 +545,7 @@ tune.run_tune(settings, tuning, as_json=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["before-rename", "before-rebuild"])
+@pytest.mark.parametrize("moment", ["before-rename", "before-publishing"])
 def test_a_kill_leaves_the_old_embedder_and_no_half_one(
     tuned_home: Path, weights_cache: Path, tmp_path: Path, moment: str
 ) -> None:
@@ -556,7 +559,7 @@ def test_a_kill_leaves_the_old_embedder_and_no_half_one(
     )
     assert killed.returncode == -signal.SIGKILL
     whole = (home / "embedders" / "tuned-1").exists()
-    assert whole == (moment == "before-rebuild")
+    assert whole == (moment == "before-publishing")
     settings = make_settings(tuned_home, str(home), weights_cache)
     bundled: Embedder = SentenceTransformerEmbedder(embedder_weights("bundled", weights_cache))
     assert load_embedder(settings).identity == bundled.identity == published_embedder(home)

@@ -85,6 +85,8 @@ def test_texts_and_folders_live_side_by_side(store: Store, texts: TandemVectorSt
     texts.add_texts(["The moon has no air."], ids=["air"])
     assert set(found(store, "moon")) == {"moon.txt", "cheese", "air"}
     assert {document.id for document in texts.similarity_search("moon tides", k=10)} == {"cheese", "air"}
+    # The folder's text is the closest of all, and takes no place of theirs.
+    assert len(texts.similarity_search("The moon raises the tides of the ocean.", k=1)) == 1
     other = TandemVectorStore(store, HashingEmbedder(), corpus="other", size=SIZE)
     other.add_texts(["The moon is far away."], ids=["cheese"])
     assert texts.get_by_ids(["cheese"])[0].page_content == "The moon is made of cheese."

@@ -184,7 +184,8 @@ def test_short_passages_are_told_apart_by_their_titles(tmp_path: Path) -> None:
 
 
 def test_one_source_does_not_fill_all_places_unless_there_is_no_other(tmp_path: Path) -> None:
-    about = [f"Tides number{n} follow the moon in the {place}." for n, place in enumerate("sea bay gulf cove".split())]
+    places = enumerate("sea bay gulf cove".split())
+    about = [f"Tides number{n} follow the moon in the {place} twice a day." for n, place in places]
     corpus = write(tmp_path / "c", many="\n\n".join(about), one="Tides follow the moon.", other="Bread needs an oven.")
     store = Store(tmp_path / "home")
     sync(store, [corpus], HashingEmbedder(), ChunkSize(16, 0))

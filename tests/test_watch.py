@@ -16,10 +16,13 @@ from indexer.watch import changes
 
 def test_what_is_wanted(tmp_path: Path) -> None:
     corpora = [tmp_path / "a", tmp_path / "b"]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "picture.png").write_bytes(b"")
     for name, expected in {
         "a/x.md": True,
         "b/sub/x.csv.gz": True,
         "a/folder": True,
+        "a/release-1.2": True,
         "a/.git/x.md": False,
         "a/.x.md.swp": False,
         "a/picture.png": False,
@@ -29,9 +32,11 @@ def test_what_is_wanted(tmp_path: Path) -> None:
         assert wanted(tmp_path / name, corpora) is expected, name
 
 
-def test_a_burst_is_one_set_and_noise_is_none(tmp_path: Path) -> None:
+def test_a_burst_is_one_set_and_noise_is_none(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     stop = threading.Event()
     seen: list[set[str]] = []
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "a.md").write_text("text")
 
     def follow() -> None:
         for paths in changes([tmp_path], stop, quiet_ms=300):
@@ -48,10 +53,13 @@ def test_a_burst_is_one_set_and_noise_is_none(tmp_path: Path) -> None:
         _until(lambda: len(seen) == 2)
         (tmp_path / "0.md").rename(tmp_path / "moved.md")
         _until(lambda: len(seen) == 3)
+        elsewhere.rename(tmp_path / "release-1.2")
+        _until(lambda: len(seen) == 4)
     finally:
         stop.set()
         thread.join(10)
-    assert seen == [set(), {f"{number}.md" for number in range(5)}, {"0.md", "moved.md"}]
+    assert seen[:3] == [set(), {f"{number}.md" for number in range(5)}, {"0.md", "moved.md"}]
+    assert "release-1.2" in seen[3]
     assert not thread.is_alive()
 
 

@@ -19,6 +19,8 @@ Scores = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int32]
 # Row numbers are looked up in a table unless it would have this many entries a row.
 SPARSE = 8
+# FAISS fetches more than this at once in several threads, which takes longer where the cores are busy.
+FETCHED = 1000
 
 
 def inner_products(vectors: Matrix, question: Matrix) -> Scores:
@@ -109,7 +111,9 @@ class FaissIndex:
                 self._can_fetch = True
         if not len(positions):
             return np.empty(0, np.float32), positions
-        scores = inner_products(self._inner.reconstruct_batch(positions), question)
+        starts = range(0, len(positions), FETCHED)
+        blocks = (self._inner.reconstruct_batch(positions[start : start + FETCHED]) for start in starts)
+        scores = np.concatenate([inner_products(block, question) for block in blocks])
         best = np.lexsort((positions, -scores))[:k]
         return scores[best], positions[best]
 

@@ -1,8 +1,9 @@
 """Approximate search: inverted lists over 8-bit codes, built in a stream, tuned and measured against exact search.
 
 Jegou, Douze & Schmid 2011 (inverted lists), FAISS IndexIVFScalarQuantizer with QT_8bit: d bytes a vector instead of
-4 d. Chosen over HNSW by measurement (tests/benchmarks/vectors.py): a build that takes minutes instead of an hour,
-filters that lose no neighbours, and a rewrite that needs no second build.
+4 d. HNSW answers faster and builds about as fast (tests/benchmarks/vectors.py). Lists were chosen because a filter
+loses no neighbours in them, because what is gone can be left out and what is new put in without another build, and
+because they are read from a mapped file as they are.
 """
 
 from __future__ import annotations

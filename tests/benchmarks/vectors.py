@@ -246,7 +246,7 @@ def smallest(
     values: list[int], search: Callable[[int, np.ndarray], np.ndarray], questions: np.ndarray, truth: np.ndarray,
     near: np.ndarray,
 ) -> int:  # fmt: skip
-    """The smallest parameter that finds TARGET of the neighbours of made questions and of near real ones, or the last."""
+    """The smallest parameter with recall TARGET for made questions and for near real ones, or the last."""
     made = np.arange(len(questions)) < MADE
     for value in values:
         if all(recall(search(value, questions[kind]).tolist(), truth[kind]) >= TARGET for kind in (made, near)):
