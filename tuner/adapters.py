@@ -129,7 +129,7 @@ def verify_adapter(path: Path, base: BaseModel) -> AdapterCard:
 def _check_match(name: str, card: AdapterCard, base: BaseModel) -> None:
     again = "Use an adapter that was tuned with this version, or answer without one: `tandem adapters deactivate`."
     checks = (
-        ("base model", card.base_sha256, base.sha256, f"Set base_model back to {card.base_model}, or run `tandem adapters deactivate`."),
+        ("base model", card.base_sha256, base.sha256, f"Set base_model back to {card.base_model}, or deactivate it."),
         ("tokenizer", card.tokenizer_sha256, base.tokenizer_sha256, again),
         ("prompt", card.prompt_fingerprint, PROMPT_FINGERPRINT, again),
     )
