@@ -6,7 +6,8 @@ that survive the check, or with the marker of the passage that supports it best;
 
 Support is lexical, because a check must be cheaper than the model it checks and explainable to a reader: the words a
 sentence adds to the question must stand together in one window of a passage, its numbers and names without exception,
-and what the window denies cannot be affirmed, nor the other way round.
+and what the window denies cannot be affirmed, nor the other way round. A passage that never speaks of the names asked
+about supports nothing said of them.
 """
 
 from __future__ import annotations
@@ -54,11 +55,15 @@ class Supported:
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """What a window must hold: a share of `wanted`, all `exact` words (or the heading has them), no contradiction."""
+    """What a window must hold: a share of `wanted`, all `exact` words (or the heading has them), no contradiction.
+
+    `about` are names that the question gave: the passage must speak of them too, if not in the same window.
+    """
 
     wanted: frozenset[str]
     needed: float
     exact: frozenset[str]
+    about: frozenset[str]
     words: Words
 
 
@@ -105,17 +110,21 @@ def _claim(sentence: str, question: str) -> _Claim | None:
     if not words.all and lead:
         is_no = lead[1].lower() == "no"
         words = Words(frozenset(), asked.all, asked.numbers, asked.names) if is_no else asked
-        return _Claim(asked.all, 1.0, asked.numbers | asked.names, words) if asked.all else None
+        return _Claim(asked.all, 1.0, asked.numbers | asked.names, frozenset(), words) if asked.all else None
     if not words.all:
         return None
     new = words.all - asked.all
     needed = 1.0 if len(new) <= SHORT else SUPPORT
-    return _Claim(new or words.all, needed, words.numbers | (words.names - asked.all), words)
+    exact = words.numbers | (words.names - asked.all)
+    return _Claim(new or words.all, needed, exact, words.names & asked.all, words)
 
 
 def _find_evidence(claim: _Claim, text: str, heading: str) -> _Evidence | None:
     """The window of the text that supports the claim best, or None when none supports it enough."""
-    exact = claim.exact - read_words(heading).all
+    titled = read_words(heading).all
+    if not claim.about <= titled | read_words(text).all:
+        return None
+    exact = claim.exact - titled
     best: _Evidence | None = None
     for window in _windows(text):
         held = read_words(text[window[0] : window[1]])

@@ -335,3 +335,10 @@ def test_what_a_passage_says_word_for_word_is_never_dropped(lines: list[str]) ->
     text = passage(" ".join(lines))
     for line in lines:
         assert checked(line, passages=(text,)).citations[0].quote == line
+
+
+def test_a_passage_that_never_names_what_was_asked_about_supports_nothing_said_of_it() -> None:
+    text = "10.3 Intel Corporation Form of Non-Employee Director Restricted Stock Unit"
+    asked, claimed = "Who is the chief executive of Toyota?", "The chief executive of Toyota is Toyota Corporation."
+    assert said(claimed, asked, (passage(text),)) is None
+    assert said(claimed, asked, (passage(text, context="Toyota > Annual report"),)) is not None
