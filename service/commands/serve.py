@@ -119,7 +119,7 @@ def _serve(settings: Settings, store: Store, listener: socket.socket, embedder: 
     from service.api.app import create_app
 
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for noisy in ("httpx", "sentence_transformers", "transformers", "uvicorn.error"):
+    for noisy in ("httpx", "faiss.loader", "sentence_transformers", "transformers", "uvicorn.error"):
         logging.getLogger(noisy).setLevel("WARNING")
     service = Service(settings, store)
     service.load(embedder)
