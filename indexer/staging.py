@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 from indexer.database import transaction
 from indexer.embedqueue import EmbedQueue
-from indexer.records import Chunk, Document, Heading, Page, content_hash
+from indexer.records import Chunk, Document, content_hash
 from indexer.scan import SourceFile
+from indexer.store import as_document
 
 # A file written this recently may be written again without its size or time showing it; it is hashed next time.
 SETTLED_NS = 2_000_000_000
@@ -136,19 +137,7 @@ def stored_documents(connection: sqlite3.Connection, file: int) -> tuple[list[Do
     for row in connection.execute("SELECT * FROM documents WHERE file = ? ORDER BY row", (file,)).fetchall():
         for chunk in connection.execute('SELECT start, "end", vector FROM chunks WHERE document = ?', (row["row"],)):
             vectors[len(documents), (chunk[0], chunk[1])] = chunk[2]
-        documents.append(
-            Document(
-                id=row["id"],
-                corpus=row["corpus"],
-                path=row["path"],
-                title=row["title"],
-                format=row["format"],
-                text=row["text"],
-                pages=tuple(Page(*page) for page in json.loads(row["pages"])),
-                headings=tuple(Heading(*heading) for heading in json.loads(row["headings"])),
-                metadata=json.loads(row["metadata"]),
-            )
-        )
+        documents.append(as_document(row))
     return documents, vectors
 
 

@@ -200,7 +200,7 @@ class Snapshot:
         """The document with this path in this corpus, if there is one."""
         sql = f"SELECT * FROM documents d WHERE d.path = :path AND d.corpus = :corpus AND {VISIBLE.format('d')}"
         row = next(self._rows(sql, path=path, corpus=corpus), None)
-        return None if row is None else _as_document(row)
+        return None if row is None else as_document(row)
 
     def _document(self, condition: str, **values: object) -> Document:
         sql = f"SELECT * FROM documents d WHERE {condition} AND {VISIBLE.format('d')}"
@@ -212,7 +212,7 @@ class Snapshot:
                 do="`GET /documents` or `tandem search` shows what is indexed.",
                 code="not_found",
             )
-        return _as_document(row)
+        return as_document(row)
 
     def list_documents(self) -> list[dict[str, object]]:
         """Every visible document: id, corpus, document (its path), title, format, characters, pages, chunks."""
@@ -223,7 +223,8 @@ class Snapshot:
         return [dict(row) for row in self._rows(sql)]
 
 
-def _as_document(row: sqlite3.Row) -> Document:
+def as_document(row: sqlite3.Row) -> Document:
+    """A row of the documents table as the value it was stored from."""
     return Document(
         id=row["id"],
         corpus=row["corpus"],

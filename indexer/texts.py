@@ -24,7 +24,7 @@ from indexer.publish import prune, publish, sync_running
 from indexer.records import Document, content_hash, document_id
 from indexer.rewrite import needs_file
 from indexer.scan import SourceFile
-from indexer.staging import Staging, drop_staged, next_number
+from indexer.staging import Staging, drop_staged, next_number, unflushed
 from indexer.store import Snapshot, Store, current_generation
 from indexer.sync import chunking_stamp
 
@@ -91,7 +91,7 @@ def _change(
             return old.number
         drop_staged(connection, old.number if old else 0)
         number = next_number(connection)
-        with _lazily(connection), EmbedQueue(connection, embedder) as queue:
+        with unflushed(connection), EmbedQueue(connection, embedder) as queue:
             staging = Staging(connection, queue, number, embedder.identity)
             for document in documents:
                 file = SourceFile(corpus, document.path, len(document.text), 0)
@@ -126,19 +126,6 @@ def _writing(store: Store) -> Iterator[None]:
                     raise
                 time.sleep(POLL_SECONDS)
         yield
-
-
-@contextmanager
-def _lazily(connection: sqlite3.Connection) -> Iterator[None]:
-    """Commits in the block reach the disk with the first one after it, in their order.
-
-    What is staged is worth nothing until it is published, and one flush a text would be what takes the time.
-    """
-    connection.execute("PRAGMA synchronous = NORMAL")
-    try:
-        yield
-    finally:
-        connection.execute("PRAGMA synchronous = FULL")
 
 
 def _check_name(corpus: str) -> None:
