@@ -12,7 +12,18 @@ from pathlib import Path
 
 from indexer.errors import TandemError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# What brings a database from a version to the next.
+UPGRADES = {
+    1: (
+        "ALTER TABLE keys ADD COLUMN groups TEXT NOT NULL DEFAULT '[]'",
+        "ALTER TABLE keys ADD COLUMN expires TEXT",
+        "CREATE TABLE file_groups (path TEXT NOT NULL, sha256 TEXT NOT NULL, groups TEXT NOT NULL,"
+        " PRIMARY KEY (path, sha256)) STRICT",
+        "CREATE INDEX documents_with_group ON documents (row)"
+        " WHERE coalesce(json_extract(metadata, '$.group'), '') != ''",
+    )
+}
 DATABASE = "tandem.sqlite"
 BUSY_SECONDS = 30.0
 
@@ -62,10 +73,14 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         )
     with transaction(connection):
         # Another process may have made the tables while this one waited for the write lock.
-        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
             for statement in _statements(files("indexer").joinpath("schema.sql").read_text("utf-8")):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        for step in range(max(version, 1), SCHEMA_VERSION):
+            for statement in UPGRADES[step] if version else ():
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _statements(script: str) -> Iterator[str]:

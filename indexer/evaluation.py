@@ -103,14 +103,14 @@ def measure(judged: JudgedSet, run: Run) -> dict[str, Scores]:
     return scores
 
 
-def interval(scores: Scores) -> Interval:
+def interval(scores: Scores, seed: int = SEED) -> Interval:
     """The mean of (n,) scores and its interval (percentile bootstrap, Efron & Tibshirani 1993)."""
-    low, high = _percentiles(scores)
+    low, high = _percentiles(scores, seed)
     return Interval(float(scores.mean()), low, high)
 
 
-def _percentiles(scores: Scores) -> tuple[float, float]:
-    random = np.random.default_rng(SEED)
+def _percentiles(scores: Scores, seed: int) -> tuple[float, float]:
+    random = np.random.default_rng(seed)
     # A few resamples at a time: 10,000 of 10,000 questions would take 800 MB.
     step = max(1, 2_000_000 // len(scores))
     means = [
@@ -121,22 +121,22 @@ def _percentiles(scores: Scores) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def compare(scores: Mapping[str, Scores]) -> list[Comparison]:
+def compare(scores: Mapping[str, Scores], seed: int = SEED) -> list[Comparison]:
     """Every pair of rankings: paired randomisation test on their means (Smucker, Allan & Carterette, CIKM 2007)."""
     names = list(scores)
     pairs = [(first, second) for place, first in enumerate(names) for second in names[place + 1 :]]
-    p_values = [_randomisation_p(scores[first] - scores[second]) for first, second in pairs]
+    p_values = [_randomisation_p(scores[first] - scores[second], seed) for first, second in pairs]
     corrected = holm(p_values)
     comparisons = []
     for (first, second), p, p_holm in zip(pairs, p_values, corrected, strict=True):
         difference = scores[first] - scores[second]
-        low, high = _percentiles(difference)
+        low, high = _percentiles(difference, seed)
         comparisons.append(Comparison(first, second, float(difference.mean()), low, high, p, p_holm))
     return comparisons
 
 
-def _randomisation_p(difference: Scores) -> float:
-    random = np.random.default_rng(SEED)
+def _randomisation_p(difference: Scores, seed: int) -> float:
+    random = np.random.default_rng(seed)
     observed = abs(difference.mean())
     step = max(1, 2_000_000 // len(difference))
     as_large = 0

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from indexer.errors import TandemError
+from indexer.readers import Reader
 
 MAX_CONDITIONS = 32
 MAX_VALUES = 100
@@ -27,13 +28,17 @@ _GROUP = (
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Conditions: a name and the values of which a document must have one. No condition lets every document pass."""
+    """Conditions: a name and the values of which a document must have one. No condition lets every document pass.
+
+    `reader` is for whom it is; None may read every document.
+    """
 
     conditions: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    reader: Reader | None = None
 
     def __bool__(self) -> bool:
         """Whether it leaves anything out."""
-        return bool(self.conditions)
+        return bool(self.conditions) or self.reader is not None
 
     def sql(self) -> tuple[str, dict[str, str]]:
         """A condition on a row `d` of documents, and the values of its parameters."""
@@ -44,6 +49,8 @@ class Filter:
             return f":filter{len(values) - 1}"
 
         parts = [" OR ".join(_test(name, value, mark) for value in wanted) or "0" for name, wanted in self.conditions]
+        if self.reader is not None:
+            parts.append(self.reader.sql(mark))
         return " AND ".join(f"({part})" for part in parts) or "1", values
 
 

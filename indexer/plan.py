@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from indexer.database import DATABASE
 from indexer.errors import TandemError
 from indexer.scan import Skipped, SourceFile, check_corpus, file_sha256, scan
 
@@ -74,7 +75,8 @@ def make_plan(corpora: Sequence[Path], known: Iterable[KnownFile], *, rebuild: b
     A corpus inside another one is a part of it: no file is indexed twice. With `rebuild` every file that stays is
     embedded anew, those of other corpora too, so that one generation never holds vectors of two embedders. A corpus
     with no file to index is an error unless `allow_empty`: an unmounted disk must not look like a deletion of
-    everything. Raises TandemError for it and for a corpus that does not exist.
+    everything. The folder of uploads, which Tandem keeps itself, may be empty.
+    Raises TandemError for it and for a corpus that does not exist.
     """
     known = list(known)
     folders = outermost([check_corpus(corpus) for corpus in corpora], {file.corpus for file in known})
@@ -91,7 +93,7 @@ def make_plan(corpora: Sequence[Path], known: Iterable[KnownFile], *, rebuild: b
         files, skipped = scan(Path(folder))
         plan.skipped.extend(skipped)
         unreadable += [str(Path(folder, skip.path)) for skip in skipped if skip.reason.startswith("cannot be read")]
-        if not files and not allow_empty:
+        if not files and not (allow_empty or _is_kept(folder)):
             raise _empty(folder, skipped)
         for file in files:
             _sort_file(plan, file, by_path.pop((file.corpus, file.path), None))
@@ -116,7 +118,15 @@ def _lies_in(folder: str, other: str) -> bool:
     if folder == other:
         return True
     path = Path(folder)
+    if _is_kept(folder):
+        # A home folder inside a corpus is passed over by its scan, and its uploads with it.
+        return False
     return path.is_relative_to(other) and not any(part[0] == "." for part in path.relative_to(other).parts)
+
+
+def _is_kept(folder: str) -> bool:
+    """Whether it lies in a home folder, so that only Tandem changes what it holds."""
+    return Path(folder).with_name(DATABASE).is_file()
 
 
 def _sort_file(plan: Plan, file: SourceFile, old: KnownFile | None) -> None:

@@ -117,6 +117,7 @@ class Retriever:
 
         `vector` is the (d,) embedding of the question. The filter decides what is searched, not what is shown of it.
         """
+        where = snapshot.narrowed(where)
         similarities: dict[int, float] = {}
         words: dict[int, float] = {}
         expression = word_expression(question)

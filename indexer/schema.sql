@@ -94,5 +94,16 @@ CREATE TABLE keys (
     sha256 BLOB PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
     role TEXT NOT NULL,
-    created TEXT NOT NULL
+    created TEXT NOT NULL,
+    groups TEXT NOT NULL DEFAULT '[]',  -- JSON, the groups whose documents it opens
+    expires TEXT                        -- RFC 3339, UTC; null: never
 ) STRICT;
+
+-- Groups of uploaded files, by path in their corpus and by content; see readers.py.
+CREATE TABLE file_groups (
+    path TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    groups TEXT NOT NULL,            -- JSON, of which a reader needs one
+    PRIMARY KEY (path, sha256)
+) STRICT;
+CREATE INDEX documents_with_group ON documents (row) WHERE coalesce(json_extract(metadata, '$.group'), '') != '';

@@ -9,7 +9,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, LifoQueue
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from indexer.database import open_database
 from indexer.errors import TandemError
 from indexer.filters import Filter
+from indexer.readers import Rules, required_groups
 from indexer.records import Chunk, Document, Heading, Page
 
 VISIBLE = "{0}.born <= :g AND ({0}.died IS NULL OR {0}.died > :g)"
@@ -143,6 +144,12 @@ class Snapshot:
                 found[row["row"]] = _chunk(row), row["path"], row["title"], touched
         return found
 
+    def narrowed(self, where: Filter) -> Filter:
+        """The filter without its reader where no document is closed to anyone like them: nothing to look through."""
+        if where.reader is None or where.reader.is_limited(self._connection):
+            return where
+        return replace(where, reader=None)
+
     def allowed_rows(self, where: Filter) -> npt.NDArray[np.int64]:
         """Row numbers of the visible chunks of the documents that pass the filter, increasing."""
         condition, values = where.sql()
@@ -178,11 +185,15 @@ class Snapshot:
             found.update((row[0], row[1]) for row in self._connection.execute(sql, (expression, *batch)))
         return found
 
-    def chunk(self, chunk_id: str) -> tuple[Chunk, Document]:
-        """A chunk and its document. Raises TandemError not_found when this generation does not hold it."""
+    def chunk(self, chunk_id: str, where: Filter = EVERYTHING) -> tuple[Chunk, Document]:
+        """A chunk and its document. Raises TandemError not_found when this generation does not hold it.
+
+        One of a document that does not pass the filter is as if it were not there.
+        """
+        condition, values = where.sql()
         sql = f"""SELECT c.*, d.id AS document_id FROM chunks c JOIN documents d ON d.row = c.document
-            WHERE c.id = :id AND {VISIBLE.format("c")}"""
-        row = next(self._rows(sql, id=chunk_id), None)
+            WHERE c.id = :id AND {VISIBLE.format("c")} AND {condition}"""
+        row = next(self._rows(sql, id=chunk_id, **values), None)
         if row is None:
             raise TandemError(
                 "This passage is not in the index.",
@@ -214,13 +225,27 @@ class Snapshot:
             )
         return as_document(row)
 
-    def list_documents(self) -> list[dict[str, object]]:
-        """Every visible document: id, corpus, document (its path), title, format, characters, pages, chunks."""
+    def file_of(self, document_id: str) -> tuple[str, str] | None:
+        """The corpus of a document and the path in it of the file that it was read from."""
+        sql = f"""SELECT f.corpus, f.path FROM documents d JOIN files f ON f.row = d.file
+            WHERE d.id = :id AND {VISIBLE.format("d")}"""
+        row = next(self._rows(sql, id=document_id), None)
+        return None if row is None else (row[0], row[1])
+
+    def list_documents(self, where: Filter = EVERYTHING) -> list[dict[str, object]]:
+        """The visible documents that pass: id, corpus, document (path), title, format, characters, pages, chunks."""
+        condition, values = where.sql()
         sql = f"""SELECT d.id, d.corpus, d.path AS document, d.title, d.format, length(d.text) AS characters,
             json_array_length(d.pages) AS pages, (SELECT count(*) FROM chunks c WHERE c.document = d.row
             AND {VISIBLE.format("c")}) AS chunks FROM documents d
-            WHERE {VISIBLE.format("d")} ORDER BY d.path, d.corpus"""
-        return [dict(row) for row in self._rows(sql)]
+            WHERE {VISIBLE.format("d")} AND {condition} ORDER BY d.path, d.corpus"""
+        return [dict(row) for row in self._rows(sql, **values)]
+
+    def required_groups(self, rules: Rules) -> dict[str, list[list[str]]]:
+        """By the id of its document, what each visible document asks of a reader; see readers.py."""
+        sql = f"SELECT d.row, d.id FROM documents d WHERE {VISIBLE.format('d')}"
+        ids = {row[0]: row[1] for row in self._rows(sql)}
+        return {ids[row]: groups for row, groups in required_groups(self._connection, ids, rules).items()}
 
 
 def as_document(row: sqlite3.Row) -> Document:

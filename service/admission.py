@@ -1,17 +1,32 @@
-"""One queue in front of the model: first come, first served, bounded in length and in waiting time."""
+"""One queue in front of the model, bounded in length and in waiting time, in which the keys take turns.
+
+Within a key the order is first come, first served; between keys it is one each in turn (round robin, as in Nagle's
+"On packet switches with infinite storage", RFC 970, section 4), so that a key with a hundred questions does not keep
+one with a single question waiting behind all of them. A full line turns away the newest of whoever has most waiting.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from indexer.errors import TandemError
+from service.observation import note_turned_away
 
 # How often a waiting request looks whether its client has gone.
 POLL_SECONDS = 0.1
+
+
+@dataclass(eq=False, slots=True)
+class _Ticket:
+    """A place in the line."""
+
+    key: str
+    turned_away: bool = False
 
 
 class Admission:
@@ -21,39 +36,88 @@ class Admission:
         self._depth = depth
         self._seconds = seconds
         self._condition = threading.Condition()
-        self._line: deque[object] = deque()
+        self._inside: _Ticket | None = None
+        # Who waits, by key; the key whose turn is next comes first.
+        self._waiting: OrderedDict[str, deque[_Ticket]] = OrderedDict()
 
     def __len__(self) -> int:
         """Requests inside or waiting."""
-        return len(self._line)
+        with self._condition:
+            return self._count() + (self._inside is not None)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their turn."""
+        with self._condition:
+            return self._count()
 
     @contextmanager
-    def enter(self, cancel: threading.Event) -> Iterator[None]:
-        """Wait for the turn. Raises TandemError (unavailable) when the line is full or the wait too long.
+    def enter(self, cancel: threading.Event, key: str = "") -> Iterator[None]:
+        """Wait for the turn of one of the requests of `key`.
 
-        Returns early, without the turn, once `cancel` is set: what follows sees the same event and stops.
+        Raises TandemError (unavailable) when the line is full or the wait too long. Returns early, without the turn,
+        once `cancel` is set: what follows sees the same event and stops.
         """
-        ticket = object()
+        ticket = _Ticket(key)
         with self._condition:
-            if len(self._line) > self._depth:
-                raise _busy(f"{self._depth} questions are waiting for the model already.")
-            self._line.append(ticket)
+            self._make_room(key)
+            self._waiting.setdefault(key, deque()).append(ticket)
+            self._next()
         try:
             self._wait(ticket, cancel)
             yield
         finally:
             with self._condition:
-                self._line.remove(ticket)
-                self._condition.notify_all()
+                self._leave(ticket)
 
-    def _wait(self, ticket: object, cancel: threading.Event) -> None:
+    def _count(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def _make_room(self, key: str) -> None:
+        if self._inside is None or self._count() < self._depth:
+            return
+        longest = max(self._waiting, key=lambda name: len(self._waiting[name]))
+        # Only for one who has at least two fewer: else the two would turn each other away for ever.
+        if len(self._waiting[longest]) <= len(self._waiting.get(key, ())) + 1:
+            raise _busy(f"{self._depth} questions are waiting for the model already.")
+        newest = self._waiting[longest][-1]
+        newest.turned_away = True
+        self._remove(newest)
+        self._condition.notify_all()
+
+    def _wait(self, ticket: _Ticket, cancel: threading.Event) -> None:
         deadline = time.monotonic() + self._seconds
         with self._condition:
-            while self._line[0] is not ticket and not cancel.is_set():
+            while self._inside is not ticket and not cancel.is_set():
+                if ticket.turned_away:
+                    raise _busy(f"{self._depth} questions are waiting for the model, most of them of this key.")
                 if time.monotonic() > deadline:
                     raise _busy(f"The model was busy for {self._seconds:g} seconds.")
-                self._condition.wait(POLL_SECONDS)
+                self._condition.wait(min(POLL_SECONDS, self._seconds))
+
+    def _next(self) -> None:
+        """Give the turn to the next key, if it is free."""
+        if self._inside is not None or not self._waiting:
+            return
+        key, tickets = self._waiting.popitem(last=False)
+        self._inside = tickets.popleft()
+        if tickets:
+            self._waiting[key] = tickets
+        self._condition.notify_all()
+
+    def _leave(self, ticket: _Ticket) -> None:
+        if self._inside is ticket:
+            self._inside = None
+            self._next()
+        elif not ticket.turned_away:
+            self._remove(ticket)
+
+    def _remove(self, ticket: _Ticket) -> None:
+        self._waiting[ticket.key].remove(ticket)
+        if not self._waiting[ticket.key]:
+            del self._waiting[ticket.key]
 
 
 def _busy(happened: str) -> TandemError:
+    note_turned_away("queue")
     return TandemError(happened, do="Ask again in a few seconds.", code="unavailable")

@@ -2,16 +2,19 @@
 
 /ask, the chat page and `tandem ask` all end here, so a mode means the same everywhere: `base` and `tuned` answer
 closed book, `rag` and `rag+tuned` from passages; the tuned ones with an adapter. Sentences are yielded as they pass
-the citation contract (citations.py), then the whole Answer.
+the citation contract (citations.py), then the whole Answer. A follow-up question is first made to stand alone
+(history.py); that is what is searched for, what the model is asked from passages, and what sentences are held against.
+Closed book the model is shown the turns themselves.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, cast
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol, cast
 
 from indexer.errors import TandemError
 from indexer.records import Passage
@@ -19,19 +22,38 @@ from indexer.retrieval import Retriever
 from service.admission import Admission
 from service.citations import Citation, check_sentence, without_markers
 from service.following import FollowingRetriever
+from service.history import Turn, bounded, standalone
+from service.links import as_text
+from service.observation import key_name, note_answer, note_question
 from service.question import Mode, Question, check_question, resolve_mode
 from service.refusal import is_refusal, relevance
 from service.sentences import SentenceStream
 from service.settings import Settings
-from tuner.generation import FinishReason, Generator
+from service.structured import Filled, Form, check_values, read_json
+from service.styling import prompt_style
+from tuner.generation import FinishReason, Generator, Piece
 from tuner.prompt import REFUSAL, Prompt, Source, build_prompt
 
+_MARKER = re.compile(r"\[(\d+)\]")
 RefusalReason = Literal["nothing_relevant", "model_refused", "unsupported"]
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """A marker [n] of the answer, at answer[start:end], and what it points to."""
+
+    start: int
+    end: int
+    citation: Citation
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """The body of /ask. Times in milliseconds from the start of the request; first_token is None if none came."""
+    """The body of /ask. Times in milliseconds from the start of the request; first_token is None if none came.
+
+    Of an answer in a form, `value` is the JSON and `fields` are the places in it (JSON Pointers), one a citation.
+    `searched_for` is the question as it was searched for, None closed book.
+    """
 
     answer: str
     refused: bool
@@ -48,6 +70,10 @@ class Answer:
     total_ms: float
     index_generation: int | None
     finish_reason: FinishReason
+    searched_for: str | None = None
+    marks: tuple[Mark, ...] = ()
+    value: Any = None
+    fields: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -59,6 +85,9 @@ class _Draft:
     started: float
     sentences: list[str] = field(default_factory=list)
     citations: list[Citation] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    filled: Filled | None = None
+    searched_for: str | None = None
     passages: tuple[Passage, ...] = ()
     relevance: float | None = None
     generation: int | None = None
@@ -71,10 +100,31 @@ class _Draft:
     def milliseconds(self) -> float:
         return (time.perf_counter() - self.started) * 1000
 
+    def take(self, piece: Piece) -> str:
+        """The text of a piece, after noting what came with it."""
+        if self.first_token_ms is None and piece.text:
+            self.first_token_ms = self.milliseconds()
+        self.completion_tokens = piece.completion_tokens
+        self.finish_reason = piece.finish_reason or self.finish_reason
+        return piece.text
+
+    def say(self, sentence: str, citations: Sequence[Citation]) -> str:
+        """Add a sentence; returns it with the space that joins it to the one before."""
+        joined = sentence if not self.sentences else f" {sentence}"
+        begin = sum(map(len, self.sentences)) + len(self.sentences)
+        of_number = {citation.n: citation for citation in citations}
+        for match in _MARKER.finditer(sentence):
+            if citation := of_number.get(int(match[1])):
+                self.marks.append(Mark(begin + match.start(), begin + match.end(), citation))
+        self.sentences.append(sentence)
+        self.citations.extend(citations)
+        return joined
+
     def finish(self, refusal: RefusalReason | None) -> Answer:
-        citations = {(item.n, item.start, item.end): item for item in self.citations}
-        return Answer(
-            answer=REFUSAL if refusal else " ".join(self.sentences),
+        cited = self.filled.citations if self.filled else [("", item) for item in self.citations]
+        citations = {(place, item.n, item.start, item.end): item for place, item in cited}
+        answer = Answer(
+            answer=REFUSAL if refusal else self.filled.text if self.filled else " ".join(self.sentences),
             refused=refusal is not None,
             refusal_reason=refusal,
             mode=self.mode,
@@ -89,7 +139,13 @@ class _Draft:
             total_ms=self.milliseconds(),
             index_generation=self.generation,
             finish_reason=self.finish_reason,
+            searched_for=self.searched_for,
+            marks=() if refusal else tuple(self.marks),
+            value=self.filled.value if self.filled else None,
+            fields=tuple(place for place, *_ in citations) if self.filled else (),
         )
+        note_answer(answer)
+        return answer
 
 
 class Adapters(Protocol):
@@ -132,24 +188,31 @@ class Answerer:
         """
         stop = cancel or threading.Event()
         text = check_question(question, self.settings)
+        note_question(text)
         mode, adapter = self.resolve(question)
         if adapter:
             self.adapters.prepare(adapter)
         draft = _Draft(mode, adapter, time.perf_counter())
+        turns = bounded(question.history, self.settings.history, self.settings.question_chars)
         if mode in ("rag", "rag+tuned"):
+            text, turns = standalone(text, turns), ()
             self._retrieve(draft, text, question)
             if not draft.passages or cast(float, draft.relevance) < self.settings.min_relevance:
                 yield REFUSAL
                 yield draft.finish("nothing_relevant")
                 return
-        elif question.where:
+        elif question.where.conditions:
             raise TandemError(
                 f"The mode {mode} reads no documents, and a filter on them was given.",
                 do="Use the mode rag or rag+tuned, or leave the filter out.",
             )
-        with self.admission.enter(stop):
-            prompt = self._prompt(draft, text, question)
-            yield from self._generate(draft, prompt, text, question.max_tokens or self.settings.max_tokens, stop)
+        with self.admission.enter(stop, key_name()):
+            prompt = self._prompt(draft, text, question, turns)
+            most = question.max_tokens or self.settings.max_tokens
+            if question.form:
+                yield from self._fill(draft, prompt, text, question.form, most, stop)
+            else:
+                yield from self._generate(draft, prompt, text, most, stop, is_task=question.task)
 
     def resolve(self, question: Question) -> tuple[Mode, str | None]:
         """The mode and the adapter that will answer. Raises TandemError as resolve_mode does."""
@@ -157,13 +220,14 @@ class Answerer:
 
     def _retrieve(self, draft: _Draft, text: str, question: Question) -> None:
         k = self.settings.k if question.k is None else question.k
+        draft.searched_for = text
         retrieval = self.retriever.retrieve(text, k, question.where)
         draft.generation = retrieval.generation
         draft.passages = retrieval.passages
         draft.relevance = relevance(text, retrieval.passages)
         draft.retrieve_ms = draft.milliseconds()
 
-    def _prompt(self, draft: _Draft, text: str, question: Question) -> Prompt:
+    def _prompt(self, draft: _Draft, text: str, question: Question, turns: Sequence[Turn]) -> Prompt:
         most = question.max_tokens or self.settings.max_tokens
         room = self.generator.window - most
         if room < 1:
@@ -175,7 +239,11 @@ class Answerer:
             )
         limit = min(self.settings.prompt_tokens, room)
         sources = [Source(passage.chunk.context, passage.chunk.text) for passage in draft.passages]
-        prompt = build_prompt(self.generator.tokenizer, text, sources or None, limit=limit)
+        style = prompt_style(self.settings, question, draft.adapter)
+        history = [asdict(turn) for turn in turns]
+        prompt = build_prompt(
+            self.generator.tokenizer, text, sources or None, limit=limit, history=history, style=style
+        )
         if draft.passages and prompt.passages == 0:
             raise TandemError(
                 f"The question and one passage take more than {limit} tokens.",
@@ -188,23 +256,19 @@ class Answerer:
         return prompt
 
     def _generate(
-        self, draft: _Draft, prompt: Prompt, question: str, max_tokens: int, stop: threading.Event
+        self, draft: _Draft, prompt: Prompt, question: str, most: int, stop: threading.Event, *, is_task: bool
     ) -> Iterator[str | Answer]:
         sentences = SentenceStream()
         said_no = False
-        pieces = self.generator.generate(prompt, max_tokens=max_tokens, adapter=draft.adapter, cancel=stop)
+        pieces = self.generator.generate(prompt, max_tokens=most, adapter=draft.adapter, cancel=stop)
         for piece in pieces:
-            if draft.first_token_ms is None and piece.text:
-                draft.first_token_ms = draft.milliseconds()
-            draft.completion_tokens = piece.completion_tokens
-            draft.finish_reason = piece.finish_reason or draft.finish_reason
-            whole = sentences.feed(piece.text)
+            whole = sentences.feed(draft.take(piece))
             if piece.finish_reason == "stop" or (piece.finish_reason == "length" and not (whole or draft.sentences)):
                 # A sentence cut off by a cancel is left out, and by the token limit too, unless it is all there is.
                 whole += sentences.finish()
             for sentence in whole:
-                said_no = said_no or is_refusal(sentence)
-                yield from self._emit(draft, sentence, question)
+                said_no = said_no or (is_refusal(sentence) and not is_task)
+                yield from self._emit(draft, sentence, question, is_task=is_task)
             if said_no and not draft.sentences:
                 # What follows a refusal is an answer without support; it is not waited for.
                 pieces.close()  # type: ignore[attr-defined]
@@ -215,19 +279,34 @@ class Answerer:
         yield REFUSAL
         yield draft.finish("model_refused" if said_no else "unsupported")
 
-    def _emit(self, draft: _Draft, sentence: str, question: str) -> Iterator[str]:
+    def _fill(
+        self, draft: _Draft, prompt: Prompt, question: str, form: Form, most: int, stop: threading.Event
+    ) -> Iterator[str | Answer]:
+        """As _generate, for JSON: checked as a whole, so it comes in one piece. Raises TandemError (no_answer)."""
+        pieces = self.generator.generate(
+            prompt, max_tokens=most, adapter=draft.adapter, cancel=stop, schema=form.schema
+        )
+        text = "".join(draft.take(piece) for piece in pieces)
+        if draft.finish_reason == "cancelled":
+            yield draft.finish(None)
+            return
+        value = read_json(text, form)
+        draft.filled = check_values(value, form, question, draft.passages) if draft.passages else Filled(value, ())
+        answer = draft.finish(None if draft.filled else "unsupported")
+        yield answer.answer
+        yield answer
+
+    def _emit(self, draft: _Draft, sentence: str, question: str, *, is_task: bool) -> Iterator[str]:
         """Yield the sentence if it may be said, with the space that joins it to the one before."""
-        if is_refusal(sentence):
+        citations: Sequence[Citation] = ()
+        if is_refusal(sentence) and not is_task:
             return
         if draft.passages:
             supported = check_sentence(sentence, question, draft.passages)
-            if supported is None or supported.text in draft.sentences:
+            if supported is None:
                 return
-            sentence = supported.text
-            draft.citations.extend(supported.citations)
+            sentence, citations = supported.text, supported.citations
         else:
-            sentence = without_markers(sentence)
-            if not sentence or sentence in draft.sentences:
-                return
-        draft.sentences.append(sentence)
-        yield sentence if len(draft.sentences) == 1 else f" {sentence}"
+            sentence = as_text(without_markers(sentence))
+        if sentence and sentence not in draft.sentences:
+            yield draft.say(sentence, citations)

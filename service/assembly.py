@@ -12,14 +12,17 @@ from indexer.chunking import ChunkSize
 from indexer.database import DATABASE
 from indexer.embedding import Embedder, SentenceTransformerEmbedder
 from indexer.errors import TandemError
+from indexer.publish import sync_running
 from indexer.rerank import CrossEncoderReranker, Reranker
 from indexer.retrieval import Retriever
 from indexer.store import Store, current_generation
-from indexer.sync import Outcome, Progress, known_corpora, sync
+from indexer.sync import Cancelled, Outcome, Progress, known_corpora, sync
 from indexer.weights import Weights, embedder_weights, named_weights
+from service.answercache import CachedGenerator
 from service.answering import Answerer
 from service.following import FollowingRetriever
 from service.settings import Settings
+from service.uploads import forget_groups, list_uploads, uploads_folder
 from tuner.active import active_adapter
 from tuner.adapters import adapter_path, read_card
 from tuner.basemodel import load_base_model
@@ -29,6 +32,7 @@ from tuner.tuned_embedders import embedder_that_made
 
 log = logging.getLogger(__name__)
 Report = Callable[[str], None]
+WAIT_SECONDS = 0.5
 
 
 def silent(message: str) -> None:
@@ -106,8 +110,8 @@ def load_retriever(
     )
 
 
-def load_generator(settings: Settings, report: Report = silent) -> TorchGenerator:
-    """The base model of the settings with the adapters of the home folder. Raises TandemError."""
+def load_generator(settings: Settings, report: Report = silent, *, answers: int = 0) -> CachedGenerator:
+    """The base model of the settings with the home's adapters, keeping so many texts. Raises TandemError."""
     base = load_base_model(
         settings.base_model,
         cache=settings.weights_folder,
@@ -116,20 +120,32 @@ def load_generator(settings: Settings, report: Report = silent) -> TorchGenerato
         threads=settings.threads,
         report=report,
     )
-    return TorchGenerator(base)
+    passage_bytes = settings.passage_cache_mb << 20 if settings.passage_cache == "on" else 0
+    return CachedGenerator(base, entries=answers, passage_bytes=passage_bytes)
 
 
 def load_answerer(
-    settings: Settings, store: Store, report: Report = silent, embedder: Embedder | None = None
+    settings: Settings,
+    store: Store,
+    report: Report = silent,
+    embedder: Embedder | None = None,
+    *,
+    keep_answers: bool = False,
 ) -> Answerer:
-    """Everything a question needs, with `embedder` if it is loaded already. Raises TandemError."""
-    retriever = following(settings, load_retriever(settings, store, report, embedder))
-    generator = load_generator(settings, report)
-    return Answerer(retriever, generator, settings, HomeAdapters(settings.home, generator))
+    """Everything a question needs, with `embedder` if it is loaded already. Raises TandemError.
+
+    `keep_answers` is for a service; what is measured must be generated.
+    """
+    found = load_retriever(settings, store, report, embedder)
+    generator = load_generator(settings, report, answers=settings.answer_cache if keep_answers else 0)
+    retriever = following(settings, found, generator.see)
+    return Answerer(retriever, generator, settings, HomeAdapters(settings, generator))
 
 
-def following(settings: Settings, retriever: Retriever) -> FollowingRetriever:
-    """The retriever, changing to another embedder of this home, or back, when the index does."""
+def following(
+    settings: Settings, retriever: Retriever, seen: Callable[[int], None] | None = None
+) -> FollowingRetriever:
+    """The retriever, changing to another embedder of this home, or back, when the index does; `seen` is told of it."""
 
     def load(identity: str) -> Retriever | None:
         if "embedder" in settings.model_fields_set:
@@ -150,21 +166,22 @@ def following(settings: Settings, retriever: Retriever) -> FollowingRetriever:
             per_source=retriever.per_source,
         )
 
-    return FollowingRetriever(retriever, load)
+    return FollowingRetriever(retriever, load, seen)
 
 
 class HomeAdapters:
     """The adapters of the home folder as they are now: one added, replaced or removed while serving takes effect."""
 
-    def __init__(self, home: Path, generator: TorchGenerator) -> None:
-        self._home = home
+    def __init__(self, settings: Settings, generator: TorchGenerator) -> None:
+        self._home = settings.home
+        self._base_model = settings.base_model
         self._generator = generator
         self._lock = threading.Lock()
         self._known: dict[str, str] = {}
 
     def active(self) -> str | None:
         """The adapter that answers when a question names none."""
-        return active_adapter(self._home)
+        return active_adapter(self._home, self._base_model)
 
     def prepare(self, name: str) -> None:
         """Make the generator know this adapter as it is on disk. Raises TandemError when there is none."""
@@ -191,9 +208,11 @@ def chunk_size(settings: Settings) -> ChunkSize:
 
 
 def corpora_to_index(settings: Settings, store: Store) -> list[Path]:
-    """The folders of the settings and those indexed before."""
+    """The folders of the settings, those indexed before, and that of uploads."""
     folders = {path.resolve(): None for path in settings.corpora if path.exists() or path not in _defaults()}
     folders |= {path: None for path in known_corpora(store)}
+    if list_uploads(settings.home):
+        folders[uploads_folder(settings.home)] = None
     return list(folders) or list(settings.corpora)
 
 
@@ -204,7 +223,10 @@ def _defaults() -> Sequence[Path]:
 
 @dataclass(frozen=True, slots=True)
 class Reindex:
-    """The work of a reindex job: bring every corpus in step, with the embedder that answers questions."""
+    """The work of a reindex job: bring every corpus in step, with the embedder that answers questions.
+
+    Where another process is indexing into this home, it waits for its turn.
+    """
 
     settings: Settings
     store: Store
@@ -212,5 +234,18 @@ class Reindex:
 
     def __call__(self, report: Callable[[Progress], None], cancel: threading.Event) -> Outcome:
         """Run it. Raises TandemError and Cancelled as sync does."""
-        corpora = corpora_to_index(self.settings, self.store)
-        return sync(self.store, corpora, self.embedder, chunk_size(self.settings), report=report, cancel=cancel)
+        size = chunk_size(self.settings)
+        while True:
+            corpora = corpora_to_index(self.settings, self.store)
+            try:
+                outcome = sync(self.store, corpora, self.embedder, size, report=report, cancel=cancel)
+            except TandemError as error:
+                if error.happened != sync_running().happened:
+                    raise
+                # It may have begun before what this job is for was there.
+                report(Progress("wait"))
+                if cancel.wait(WAIT_SECONDS):
+                    raise Cancelled from None
+                continue
+            forget_groups(self.settings, self.store)
+            return outcome

@@ -7,7 +7,7 @@ that survive the check, or with the marker of the passage that supports it best;
 Support is lexical, because a check must be cheaper than the model it checks and explainable to a reader: the words a
 sentence adds to the question must stand together in one window of a passage, its numbers and names without exception,
 and what the window denies cannot be affirmed, nor the other way round. A passage that never speaks of the names asked
-about supports nothing said of them.
+about supports nothing said of them, and one without an address none that names it (links.py).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from indexer.records import Passage
+from service.links import addresses, as_text
 from service.sentences import MARK, Span, sentence_spans
 from service.words import Words, read_words
 
@@ -76,14 +77,17 @@ class _Evidence:
 def check_sentence(sentence: str, question: str, passages: Sequence[Passage]) -> Supported | None:
     """The sentence with its verified markers and citations, or None when no passage supports it."""
     # Its place in a list is the model's own, so nothing can support it; answers are running text anyway.
-    bare = _LIST_ITEM.sub("", without_markers(sentence), count=1)
+    bare = as_text(_LIST_ITEM.sub("", without_markers(sentence), count=1))
     claim = _claim(bare, question)
     if claim is None:
         return None
+    # Words could be mixed into an address that sends something away; only the passage's own may be named.
+    named = [address for address in addresses(bare) if address not in question]
     evidence = {
         number: found
         for number, passage in enumerate(passages, start=1)
-        if (found := _find_evidence(claim, passage.chunk.text, passage.chunk.context))
+        if all(address in passage.chunk.text for address in named)
+        and (found := _find_evidence(claim, passage.chunk.text, passage.chunk.context))
     }
     if not evidence:
         return None

@@ -6,17 +6,17 @@ What commands do is in service/commands; it is imported when a command runs, so 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from indexer.errors import TandemError
-
-if TYPE_CHECKING:
-    from service.settings import Settings
+from service.cli_tune import tune_app
+from service.cli_tuning import adapter_files_app, pairs_app, tuning_app
+from service.commandline import Json
+from service.commandline import run as _run
+from service.commandline import settings as _settings
 
 app = typer.Typer(
     name="tandem",
@@ -31,8 +31,11 @@ adapters_app = typer.Typer(help="Adapters of the home folder.", no_args_is_help=
 app.add_typer(keys_app, name="keys")
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(eval_app, name="eval")
+app.add_typer(pairs_app, name="pairs")
+app.add_typer(tuning_app)
+app.add_typer(tune_app)
+adapters_app.add_typer(adapter_files_app)
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")]
 Filters = Annotated[
@@ -40,26 +43,6 @@ Filters = Annotated[
     typer.Option("--filter", help="name=value: path (with * and ?), corpus, group or a metadata field; repeatable."),
 ]
 Passages = Annotated[int | None, typer.Option("-k", help="How many passages.")]
-
-
-def _run(work: Callable[[], object], as_json: bool = False) -> Any:
-    """Run a command; a mistake of the user's is told in three lines and ends with exit code 2."""
-    try:
-        return work()
-    except TandemError as error:
-        from service.commands.console import fail
-
-        fail(error, as_json)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("Stopped. Nothing that was committed is lost.\n")
-        raise typer.Exit(130) from None
-
-
-def _settings(**overrides: object) -> Settings:
-    from service.settings import load_settings
-
-    return load_settings(**{name: value for name, value in overrides.items() if value is not None})
 
 
 @app.command()
@@ -145,39 +128,53 @@ def serve(host: Host = None, port: Port = None) -> None:
 
 
 @app.command()
-def tune(
-    recipe: Annotated[str, typer.Option(help="What is tuned: embedder, the only recipe.")],
-    pairs: Annotated[Path, typer.Option(help="Pairs about the indexed documents, JSON Lines.")],
-    name: Annotated[str | None, typer.Option(help="Name of the result; tuned-1, tuned-2, ... if none.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="The most passes over the pairs.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The highest step size.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pairs in one step.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the split and the order of the pairs.")] = None,
-    no_activate: Annotated[bool, typer.Option("--no-activate", help="Only tune; the index stays as it is.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Use it even if held-out questions gain nothing.")] = False,
+def compare(
+    pairs: Annotated[Path, typer.Option(help="Questions with their right answers, JSON Lines.")],
+    modes: Annotated[str | None, typer.Option(help="Modes to compare, with commas; all that can be, if none.")] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="An adapter to compare; repeatable. The active one if none.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder to copy the report to.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Ask only so many questions, each kind in its share.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="At most 100 questions and about seven minutes.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the comparison that was cut off.")] = False,
+    judge: Annotated[str | None, typer.Option(help="Base of an OpenAI-compatible server that grades answers.")] = None,
+    judge_model: Annotated[str, typer.Option(help="The model of that server; its first if none.")] = "",
+    schema: Annotated[Path | None, typer.Option(help="A JSON Schema that answers should fit.")] = None,
+    pattern: Annotated[str | None, typer.Option(help="A regular expression that answers should fit.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample, the intervals and the tests.")] = 0,
+    freshness: Annotated[
+        bool, typer.Option("--freshness", help="Instead: change and delete facts in a copy; who still tells the old?")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Tune the embedder on pairs, then rebuild the index with it if held-out questions say it is better."""
+    """Ask the same questions in every mode; measure, test, and say which mode to serve."""
 
     def work() -> None:
-        from service.commands.tune import Tuning, check_recipe, run_tune
-        from tuner.embedder import EmbedderRecipe
+        from service.commands.compare import Extras, run_compare, run_freshness
+        from service.compare.run import Options
 
-        check_recipe(recipe)
-        given = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
-        chosen = EmbedderRecipe(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
-        tuning = Tuning(pairs, chosen, name, activate=not no_activate, force=force)
-        run_tune(_settings(), tuning, as_json=as_json)
+        chosen = tuple(name.strip() for name in (modes or "").split(",") if name.strip())
+        options = Options(pairs, chosen, tuple(adapter or ()), limit, quick, resume, seed)
+        if freshness:
+            if judge or schema or pattern or resume or quick:
+                raise TandemError("--freshness goes with --pairs, --modes, --adapter, --limit, --out and --seed only.")
+            run_freshness(_settings(), options, out, as_json=as_json)
+        else:
+            run_compare(_settings(), options, Extras(out, schema, pattern, judge, judge_model), as_json=as_json)
 
     _run(work, as_json)
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    url: Annotated[str | None, typer.Option(help="Look at the service that runs at this address instead.")] = None,
+    as_json: Json = False,
+) -> None:
     """Check weights, index, adapters, memory and versions; exit code 2 when something needs mending."""
     from service.commands.doctor import run_doctor
 
-    if not _run(lambda: run_doctor(_settings(), as_json=as_json), as_json):
+    if not _run(lambda: run_doctor(_settings(), url, as_json=as_json), as_json):
         raise typer.Exit(2)
 
 
@@ -197,18 +194,20 @@ def eval_retrieval(
 @keys_app.command("create")
 def keys_create(
     name: str,
-    admin: Annotated[bool, typer.Option("--admin", help="May reindex and manage.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="May reindex, upload and manage, and read all.")] = False,
+    group: Annotated[list[str] | None, typer.Option(help="A group whose documents the key opens; repeatable.")] = None,
+    days: Annotated[float | None, typer.Option(help="Days after which the key expires; never if none.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make a key and show it, this once."""
     from service.commands.manage import create
 
-    _run(lambda: create(_settings(), name, admin=admin, as_json=as_json), as_json)
+    _run(lambda: create(_settings(), name, group or [], days, admin=admin, as_json=as_json), as_json)
 
 
 @keys_app.command("list")
 def keys_list(as_json: Json = False) -> None:
-    """Names and roles of the keys."""
+    """Names, roles, groups and ends of the keys."""
     from service.commands.manage import show_keys
 
     _run(lambda: show_keys(_settings(), as_json=as_json), as_json)
@@ -231,11 +230,14 @@ def adapters_list(as_json: Json = False) -> None:
 
 
 @adapters_app.command("activate")
-def adapters_activate(name: str) -> None:
+def adapters_activate(
+    name: str,
+    force: Annotated[bool, typer.Option("--force", help="Even if the last comparison speaks against it.")] = False,
+) -> None:
     """Answer with this adapter where a question names none; it is checked first."""
     from service.commands.manage import activate_checked
 
-    _run(lambda: activate_checked(_settings(), name))
+    _run(lambda: activate_checked(_settings(), name, force=force))
 
 
 @adapters_app.command("deactivate")

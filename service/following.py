@@ -31,8 +31,10 @@ class FollowingRetriever:
     A retriever is replaced and never changed, so that no question meets vectors of another embedder.
     """
 
-    def __init__(self, retriever: Retriever, load: Load) -> None:
+    def __init__(self, retriever: Retriever, load: Load, seen: Callable[[int], None] | None = None) -> None:
+        """`seen` is told the generation of every retrieval, before its passages are used."""
         self._retriever = retriever
+        self._seen = seen
         self._load = load
         self._lock = threading.Lock()
 
@@ -52,7 +54,10 @@ class FollowingRetriever:
             retriever, published = self._current()
             tries -= 1
             try:
-                return retriever.retrieve(question, k, where)
+                found = retriever.retrieve(question, k, where)
+                if self._seen is not None and found.generation is not None:
+                    self._seen(found.generation)
+                return found
             except TandemError as error:
                 # It fitted, so another generation was published since the question was embedded.
                 swapped = error.code == "conflict" and published == retriever.embedder.identity

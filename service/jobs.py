@@ -8,12 +8,13 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from indexer.database import transaction
+from indexer.database import exclusive, transaction
 from indexer.errors import TandemError
 from indexer.store import Store
 from indexer.sync import Cancelled, Outcome, Progress
@@ -55,19 +56,27 @@ class Jobs:
         self._store = store
         self._changed = threading.Condition()
         self._running: dict[str, tuple[Job, threading.Event, threading.Thread]] = {}
-        self._close_interrupted()
+        self.interrupted = self._close_interrupted()
 
-    def start(self, kind: str, work: Work) -> tuple[Job, bool]:
-        """Start a job, or return the one of this kind that is running; the flag tells whether it is new."""
+    def start(self, kind: str, work: Work, *, fresh: bool = False) -> tuple[Job, bool]:
+        """Start a job, or return the one of this kind that is running; the flag tells whether it is new.
+
+        One that is running may have looked at the files already: with `fresh` the job is one that begins after now,
+        queued behind the one that runs. At most one is queued.
+        """
         with self._changed:
-            for job, _, _ in self._running.values():
-                # One that has ended is still here while its end is written to disk; it must not hold up the next.
-                if job.kind == kind and job.state not in FINAL:
+            # One that has ended is still here while its end is written to disk; it must not hold up the next.
+            alive = [entry for entry in self._running.values() if entry[0].kind == kind and entry[0].state not in FINAL]
+            for job, _, _ in alive:
+                if not fresh or job.state == "queued":
                     return job, False
-            job = Job(id=secrets.token_hex(8), kind=kind, state="running", started=_now())
-            cancel = threading.Event()
-            thread = threading.Thread(target=self._run, args=(job, work, cancel), name=f"job-{kind}", daemon=True)
-            self._save(job)
+            job = Job(id=secrets.token_hex(8), kind=kind, state="queued" if alive else "running", started=_now())
+            cancel, before = threading.Event(), alive[0][2] if alive else None
+            with ExitStack() as stack:
+                stack.enter_context(_owned(self._store, job.id))
+                self._save(job)
+                arguments = (job, work, cancel, before, stack.pop_all())
+            thread = threading.Thread(target=self._run, args=arguments, name=f"job-{kind}", daemon=True)
             self._running[job.id] = (job, cancel, thread)
             thread.start()
         return job, True
@@ -118,7 +127,9 @@ class Jobs:
         for _, _, thread in running:
             thread.join()
 
-    def _run(self, job: Job, work: Work, cancel: threading.Event) -> None:
+    def _run(
+        self, job: Job, work: Work, cancel: threading.Event, before: threading.Thread | None, owned: ExitStack
+    ) -> None:
         meter = _Meter()
 
         def report(progress: Progress) -> None:
@@ -127,6 +138,7 @@ class Jobs:
 
         ended: dict[str, Any]
         try:
+            self._await(job, cancel, before)
             outcome = work(report, cancel)
         except Cancelled:
             ended = {"state": "cancelled"}
@@ -148,9 +160,18 @@ class Jobs:
             self._save(job)
         except sqlite3.Error:
             log.exception("job %s has ended, and that could not be recorded", job.id)
+        owned.close()
         with self._changed:
             del self._running[job.id]
             self._changed.notify_all()
+
+    def _await(self, job: Job, cancel: threading.Event, before: threading.Thread | None) -> None:
+        """Wait for the job before this one. Raises Cancelled."""
+        while before is not None and before.is_alive():
+            before.join(0.1)
+            if cancel.is_set():
+                raise Cancelled
+        self._update(job, state="running")
 
     def _update(self, job: Job, **values: Any) -> None:
         with self._changed:
@@ -169,14 +190,20 @@ class Jobs:
                 (HISTORY,),
             )
 
-    def _close_interrupted(self) -> None:
-        """Jobs that a stopped service left running have failed; their work is taken up by the next one."""
+    def _close_interrupted(self) -> bool:
+        """Jobs that a stopped service left running have failed; whether there were any, so that their work is redone.
+
+        Those that another process on this home folder still runs are left alone.
+        """
+        found = False
         with self._store.connection() as connection, transaction(connection):
             for row in connection.execute("SELECT id, body FROM jobs").fetchall():
                 body = json.loads(row["body"])
-                if body["state"] not in FINAL:
+                if body["state"] not in FINAL and not _is_owned(self._store, row["id"]):
                     body.update(state="failed", error="The service stopped while the job ran.", finished=_now())
                     connection.execute("UPDATE jobs SET body = ? WHERE id = ?", (json.dumps(body), row["id"]))
+                    found = True
+        return found
 
 
 class _Meter:
@@ -193,6 +220,25 @@ class _Meter:
         if progress.done == 0:
             return None
         return round((now - self._start) / progress.done * (progress.total - progress.done), 1)
+
+
+@contextmanager
+def _owned(store: Store, job_id: str) -> Iterator[None]:
+    """Hold a lock that the kernel drops when this process ends, so that others see whether the job still runs."""
+    busy = TandemError("Another process runs this job.", code="conflict")
+    with exclusive(store.home, f"job-{job_id}", busy):
+        try:
+            yield
+        finally:
+            (store.home / f"job-{job_id}.lock").unlink(missing_ok=True)
+
+
+def _is_owned(store: Store, job_id: str) -> bool:
+    try:
+        with _owned(store, job_id):
+            return False
+    except TandemError:
+        return True
 
 
 def _now() -> str:

@@ -7,7 +7,10 @@ from typing import Literal, cast
 
 from indexer.errors import TandemError
 from indexer.filters import Filter
+from service.auto import auto_mode
+from service.history import Turn
 from service.settings import Settings
+from service.structured import Form
 
 Mode = Literal["base", "tuned", "rag", "rag+tuned"]
 MODES: tuple[Mode, ...] = ("base", "tuned", "rag", "rag+tuned")
@@ -17,7 +20,8 @@ MODES: tuple[Mode, ...] = ("base", "tuned", "rag", "rag+tuned")
 class Question:
     """What is asked. None takes the setting; `mode` may be "auto"; `adapter` None takes the active one.
 
-    `where` says which documents may answer.
+    `where` says which documents may answer. `history` are the turns before, oldest first. `form` asks for JSON.
+    A `task` is no question but work that a front end has for the model, such as a title; it is answered closed book.
     """
 
     text: str
@@ -26,6 +30,9 @@ class Question:
     adapter: str | None = None
     max_tokens: int | None = None
     where: Filter = Filter()
+    history: tuple[Turn, ...] = ()
+    form: Form | None = None
+    task: bool = False
 
 
 def check_question(question: Question, settings: Settings) -> str:
@@ -54,7 +61,8 @@ def resolve_mode(question: Question, settings: Settings, active: str | None) -> 
     named = question.mode or settings.mode
     adapter = question.adapter or active
     if named == "auto":
-        named = "rag+tuned" if adapter else "rag"
+        filtered = bool(question.where.conditions)
+        named = "rag+tuned" if question.adapter else auto_mode(settings, active, from_documents=filtered)
     if named not in MODES:
         raise TandemError(
             f"There is no mode {named!r}.", expected=f"auto, {', '.join(MODES)}.", do="Choose one of these."

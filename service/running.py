@@ -9,10 +9,13 @@ from indexer.embedding import Embedder
 from indexer.errors import TandemError
 from indexer.store import Store
 from service.answering import Answerer
-from service.assembly import load_answerer, warm_up
+from service.assembly import Reindex, load_answerer, warm_up
 from service.jobs import Jobs
 from service.keys import Keyring
+from service.metrics import Metrics
 from service.settings import Settings
+from service.state import StaleAdapters, gauges
+from service.tracing import load_tracer
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +28,19 @@ class Service:
         self.store = store
         self.keyring = Keyring(store, settings)
         self.jobs = Jobs(store)
+        self.stale = StaleAdapters(settings.home)
+        self.metrics = Metrics(lambda: gauges(self))
+        self.tracer = load_tracer(settings.otlp_endpoint)
+        self.draining = False
+        self.in_flight = 0  # requests that are being answered; counted in the event loop alone
         self._answerer = answerer
         self._reason = "The models are being loaded."
+        if answerer is not None:
+            self._take_up()
+
+    def drain(self) -> None:
+        """Take no more questions: not ready from here on, and what is being answered is answered."""
+        self.draining = True
 
     def load(self, embedder: Embedder | None = None) -> None:
         """Load the models in the background, saying meanwhile what is being done."""
@@ -34,16 +48,22 @@ class Service:
 
     def _load(self, embedder: Embedder | None) -> None:
         try:
-            answerer = load_answerer(self.settings, self.store, self._report, embedder)
+            answerer = load_answerer(self.settings, self.store, self._report, embedder, keep_answers=True)
             warm_up(answerer)
             self._answerer = answerer
             log.info("ready")
+            self._take_up()
         except TandemError as error:
             self._reason = str(error)
             log.error("not ready: %s", error)
         except Exception:
             self._reason = "The models could not be loaded; the service's log has the details."
             log.exception("not ready")
+
+    def _take_up(self) -> None:
+        """Do again what was cut off when the last process ended: uploads that were acknowledged must be indexed."""
+        if self.jobs.interrupted:
+            self.jobs.start("reindex", Reindex(self.settings, self.store, self.answerer.retriever.embedder))
 
     def _report(self, message: str) -> None:
         self._reason = message
@@ -58,12 +78,16 @@ class Service:
 
     def ready(self) -> int:
         """The generation that questions are answered from. Raises TandemError with the reason why none can be."""
+        if self.draining:
+            raise TandemError("The service is being stopped.", do="Use another one, or wait.", code="unavailable")
         answerer = self.answerer
         with self.store.read() as snapshot:
             answerer.retriever.check(snapshot)
             return snapshot.generation.number
 
     def close(self) -> None:
-        """Stop the jobs and close the store."""
+        """Stop the jobs, send the last traces and close the store."""
         self.jobs.close()
+        if self.tracer:
+            self.tracer.close()
         self.store.close()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import TomlConfigSettingsSource as TomlSource
 
@@ -13,6 +14,17 @@ from indexer.errors import TandemError
 
 SETTINGS_FILE = "tandem.toml"
 PREFIX = "TANDEM_"
+
+
+class Example(BaseModel):
+    """A question with the answer that is wanted, and the passage it comes from where it comes from one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    question: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+    title: str = ""
+    passage: str = ""
 
 
 class Settings(BaseSettings):
@@ -40,7 +52,8 @@ class Settings(BaseSettings):
     threads: int = Field(0, ge=0, le=1024, description="CPU threads for the models; 0 uses every core.")
     mode: Literal["auto", "base", "tuned", "rag", "rag+tuned"] = Field(
         "auto",
-        description="The mode for a question that names none; `auto` is rag+tuned with an active adapter, else rag.",
+        description="The mode for a question that names none; `auto` is what won the last comparison, and before any"
+        " it is rag+tuned with an active adapter, else rag.",
     )
     k: int = Field(4, ge=1, le=100, description="Passages retrieved for a question.")
     channel: Literal["hybrid", "dense", "bm25"] = Field(
@@ -54,9 +67,36 @@ class Settings(BaseSettings):
     )
     chunk_tokens: int = Field(160, ge=16, description="Tokens of text in a chunk, counted by the embedder.")
     chunk_overlap: int = Field(24, ge=0, description="Tokens of a chunk that repeat the end of the one before.")
+    passage_cache: Literal["off", "on"] = Field(
+        "off", description="Whether passages are read apart from each other and kept for the next questions."
+    )
+    passage_cache_mb: int = Field(
+        256, ge=1, le=1_000_000, description="The most megabytes of memory for passages that are kept so."
+    )
+    answer_cache: int = Field(
+        256, ge=0, le=100_000, description="Answers kept for when the same prompt comes again; 0 keeps none."
+    )
     max_tokens: int = Field(160, ge=1, le=4096, description="The most tokens an answer may have.")
     prompt_tokens: int = Field(
         1792, ge=128, description="The most tokens a prompt may have; passages over it are dropped."
+    )
+    role: str = Field(
+        "", max_length=2000, description="Who the base model is told to be, before its instruction; not for adapters."
+    )
+    examples: tuple[Example, ...] = Field(
+        (), max_length=16, description="Questions with their answers, shown to the base model first; not for adapters."
+    )
+    history: int = Field(
+        8, ge=0, le=100, description="The most earlier messages that are read with a question; older ones are dropped."
+    )
+    chat_sources: Literal["annotations", "footer", "both"] = Field(
+        "annotations",
+        description="How /v1/chat/completions gives sources: `annotations`, a Markdown `footer`, or both.",
+    )
+    public_url: str = Field(
+        "",
+        pattern=r"^(/|https?://\S+)?$",
+        description="What links to sources begin with in /v1; unset, the address asked; `/` keeps them relative.",
     )
     min_relevance: float = Field(
         0.25, ge=-1, le=1, description="A question whose best passage is less relevant than this is refused at once."
@@ -65,18 +105,68 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port the service listens on; 0 takes a free one.")
     question_chars: int = Field(4000, ge=1, le=100_000, description="The most characters a question may have.")
     body_bytes: int = Field(65_536, ge=1024, description="The most bytes a request body may have.")
+    upload_bytes: int = Field(50_000_000, ge=1024, description="The most bytes an uploaded file may have.")
+    upload_types: str = Field(
+        "", description="Endings that may be uploaded, as in `.md .pdf`; unset, all that Tandem can read."
+    )
+    groups: dict[str, tuple[str, ...]] = Field(
+        {}, description="Who may read what: patterns of paths, each with the groups of which a key needs one."
+    )
     queue: int = Field(
         16, ge=1, le=1024, description="Questions that may wait for the model; more are told to come back."
     )
     queue_seconds: float = Field(60.0, gt=0, description="How long a question may wait for the model.")
+    rate: str = Field(
+        "", description="How often each key may ask, as in `60/minute` or `10/second;1000/day`; unset, any number."
+    )
+    receipt_seconds: float = Field(
+        10.0, ge=1, le=3600, description="How long the headers of a request may take to arrive, and its body again."
+    )
+    drain_seconds: float = Field(
+        10.0, ge=0, le=3600, description="How long answers may still take when the service is stopped."
+    )
     user_key: SecretStr | None = Field(None, description="An access key for users, for containers; see `tandem keys`.")
     admin_key: SecretStr | None = Field(None, description="An access key for administrators, likewise.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto", description="How log lines look; `auto` is text on a terminal and JSON elsewhere."
+    )
+    log_questions: bool = Field(False, description="Whether the log holds the questions that were asked.")
+    otlp_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="Where OpenTelemetry traces are sent, such as `http://127.0.0.1:4318/v1/traces`; unset, nowhere.",
+    )
+
+    @field_validator("groups", mode="before")
+    @classmethod
+    def _one_group_or_more(cls, value: object) -> object:
+        return {k: (v,) if isinstance(v, str) else v for k, v in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("groups")
+    @classmethod
+    def _are_groups(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for pattern, groups in value.items():
+            if not pattern.strip("/ "):
+                raise ValueError("a pattern of paths is empty")
+            if not all(re.fullmatch(r"[\w.@-]{1,64}", group) for group in groups):
+                raise ValueError(f"the groups of {pattern!r} are not names of letters, digits, dots and dashes")
+        return value
 
     @field_validator("corpora", mode="before")
     @classmethod
     def _split_paths(cls, value: object) -> object:
         return tuple(part for part in value.split(":") if part) if isinstance(value, str) else value
+
+    @field_validator("rate")
+    @classmethod
+    def _is_a_rate(cls, value: str) -> str:
+        if value:
+            from limits import parse_many
+
+            if any(item.amount < 1 for item in parse_many(value)):
+                raise ValueError("a rate lets at least one request through")
+        return value
 
     @field_validator("user_key", "admin_key")
     @classmethod

@@ -19,7 +19,12 @@ def answer_body(answer: Answer) -> dict[str, Any]:
         "refusal_reason": answer.refusal_reason,
         "mode": answer.mode,
         "adapter": answer.adapter,
-        "citations": [citation_body(citation) for citation in answer.citations],
+        "json": answer.value,
+        "searched_for": answer.searched_for,
+        "citations": [
+            citation_body(citation) | ({"field": answer.fields[place]} if answer.fields else {})
+            for place, citation in enumerate(answer.citations)
+        ],
         "passages": [passage_body(passage) for passage in answer.passages],
         "relevance": None if answer.relevance is None else round(answer.relevance, 4),
         "usage": {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens},

@@ -1,11 +1,24 @@
-"""The chat page opened in Chromium, for tests: the browser, a page that must not complain, answers made up for it."""
+"""The chat page opened in Chromium, for tests: the browser, a page that must not complain, answers made up for it, and
+a real server whose model says what a test tells it to.
+"""
 
 import json
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
+from fakes import wait_until
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+
+from service.api.app import create_app
+from service.running import Service
+from tuner.adapters import CARD_FILE, AdapterCard
 
 QUESTION = "What is a chunk?"  # the manual answers it
 WAIT = 240_000  # ms; a small machine may be busy
@@ -36,16 +49,15 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_page(browser: Browser, server_url: str) -> Iterator[Open]:
-    """Opens the page; afterwards the console must hold no error but those that the test expects."""
+def visit(browser: Browser) -> Iterator[Open]:
+    """Opens the page at an address; afterwards the console must hold no error but those that the test expects."""
     complaints: list[str] = []
     expected: list[str] = []
     contexts = []
 
-    def open_(
-        width: int = 1280, *, errors: str = "", before: Callable[[Page], None] | None = None, **options: Any
-    ) -> Page:
+    def open_(url: str, width: int = 1280, *, errors: str = "", before: Before | None = None, **options: Any) -> Page:
         context = browser.new_context(viewport={"width": width, "height": 844}, reduced_motion="reduce", **options)
+        context.set_default_timeout(15_000)
         contexts.append(context)
         context.add_init_script(RECORD_STATES)
         page = context.new_page()
@@ -54,13 +66,42 @@ def open_page(browser: Browser, server_url: str) -> Iterator[Open]:
         page.on("pageerror", lambda error: complaints.append(str(error)))
         if before:
             before(page)
-        page.goto(server_url)
+        page.goto(url)
         return page
 
     yield open_
     for context in contexts:
         context.close()
     assert [text for text in complaints if not any(part and part in text for part in expected)] == []
+
+
+@pytest.fixture
+def open_page(visit: Open, server_url: str) -> Open:
+    """As visit, at the address of the real service over the manual."""
+    return lambda width=1280, **options: visit(server_url, width, **options)
+
+
+@contextmanager
+def serving(service: Service) -> Iterator[str]:
+    """The address of a real server with this service."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(create_app(service), log_config=None, timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        wait_until(lambda: server.started)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def put_card(home: Path, name: str, **values: Any) -> None:
+    """An adapter as far as a list of adapters goes: its card."""
+    card = AdapterCard(name, "bundled", "0" * 64, "0" * 64, "0" * 64, {"name": "lora"}, "2026-03-01T10:00:00+00:00")
+    folder = home / "adapters" / name
+    folder.mkdir(parents=True)
+    (folder / CARD_FILE).write_text(json.dumps(asdict(card) | values))
 
 
 def said(message: ConsoleMessage) -> str:

@@ -4,7 +4,7 @@ import re
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,8 +73,8 @@ Script = str | Sequence[str] | Callable[[Prompt], str]
 
 class ScriptedGenerator:
     """Says its script, a piece at a time: a text word by word, a list as it stands, or what a function makes of the
-    prompt. A piece counts as one token. `prompts` and `adapters` are what it was asked with, `ends` is how each
-    generation ended: its finish reason, "closed" or "failed".
+    prompt. A piece counts as one token. `prompts`, `adapters` and `schemas` are what it was asked with, `ends` is how
+    each generation ended: its finish reason, "closed" or "failed".
     """
 
     def __init__(
@@ -87,15 +87,23 @@ class ScriptedGenerator:
         self.tokenizer: Any = WordTokenizer()
         self.prompts: list[Prompt] = []
         self.adapters: list[str | None] = []
+        self.schemas: list[Mapping[str, Any] | None] = []
         self.ends: list[str] = []
         self.spoken = 0
         self.busy = 0
         self.most_busy = 0
 
     def generate(
-        self, prompt: Prompt, *, max_tokens: int, adapter: str | None = None, cancel: threading.Event | None = None
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int,
+        adapter: str | None = None,
+        cancel: threading.Event | None = None,
+        schema: Mapping[str, Any] | None = None,
     ) -> Iterator[Piece]:
         self.prompts.append(prompt)
+        self.schemas.append(schema)
         self.adapters.append(adapter)
         stop = cancel or threading.Event()
         end = "closed"

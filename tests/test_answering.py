@@ -288,3 +288,31 @@ def test_an_index_of_another_generation_is_named(make_service: MakeService) -> N
     with pytest.raises(TandemError, match="no previous generation"):
         rollback(service.store)
     assert service.answerer.answer(Question(TIDES)).index_generation == service.ready() == 1
+
+
+def test_marks_say_where_each_marker_stands(make_service: MakeService) -> None:
+    answer = make_service(f"{TWICE} Marmots hide in burrows. Spring tides come at full moon.").answerer.answer(
+        Question(TIDES)
+    )
+    shown = [(answer.answer[mark.start : mark.end], mark.citation.passage.path) for mark in answer.marks]
+    assert shown == [("[1]", "tides.md"), ("[4]", "notes/<b>marmot.txt"), ("[1]", "tides.md")]
+    assert [mark.start for mark in answer.marks] == [match.start() for match in re.finditer(r"\[\d\]", answer.answer)]
+    assert make_service(REFUSAL).answerer.answer(Question(TIDES)).marks == ()
+
+
+def test_the_role_and_examples_are_for_the_base_model_alone(make_service: MakeService) -> None:
+    generator = ScriptedGenerator(TWICE)
+    examples = [{"question": "Who digs?", "answer": "Moles dig [1].", "title": "Moles", "passage": "Moles dig."}]
+    options = {"role": "You are a sailor.", "examples": examples}
+    answerer = make_service(generator, FixedAdapters(["a"]), **options).answerer
+    plain = make_service(other := ScriptedGenerator(TWICE), FixedAdapters(["a"])).answerer
+    answerer.answer(Question(TIDES, mode="rag"))
+    shown = generator.prompts[0].messages
+    assert shown[0]["content"].startswith("You are a sailor. Answer the question")
+    assert [message["content"] for message in shown[1:3]] == [
+        "[1] Moles: Moles dig.\nQuestion: Who digs?",
+        "Moles dig [1].",
+    ]
+    answerer.answer(Question(TIDES, adapter="a"))
+    plain.answer(Question(TIDES, adapter="a"))
+    assert generator.prompts[1].messages == other.prompts[0].messages

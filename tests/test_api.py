@@ -122,8 +122,9 @@ def test_the_body_of_an_answer(client: TestClient) -> None:
     body = response.json()
     assert body.keys() == {
         *("answer", "refused", "refusal_reason", "mode", "adapter", "citations", "passages", "relevance", "usage"),
-        *("timings_ms", "index_generation", "finish_reason"),
+        *("timings_ms", "index_generation", "finish_reason", "searched_for", "json"),
     }
+    assert (body["searched_for"], body["json"]) == (TIDES, None)
     assert body["answer"] == f"{TWICE} {SPRING}"
     assert (body["refused"], body["refusal_reason"], body["mode"], body["adapter"]) == (False, None, "rag", None)
     assert (body["index_generation"], body["finish_reason"]) == (1, "stop")
@@ -506,7 +507,7 @@ def test_methods_that_are_not_served(client: TestClient, method: str, path: str,
         assert error(response)["code"] == "invalid_request"
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/docs", "/redoc", "/ask/x", "/.env", "/v1/models"])
+@pytest.mark.parametrize("path", ["/nowhere", "/docs", "/redoc", "/ask/x", "/.env", "/v2/models"])
 def test_addresses_that_do_not_exist(client: TestClient, path: str) -> None:
     response = client.get(path)
     assert response.status_code == 404 and error(response)["code"] == "not_found"

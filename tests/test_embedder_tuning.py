@@ -33,7 +33,7 @@ from service.api.app import create_app
 from service.assembly import current_embedder, following, load_embedder, load_retriever, published_embedder
 from service.cli import app
 from service.commands import doctor
-from service.commands.tune import Tuning, run_tune
+from service.commands.tune_embedder import Tuning, run_tune
 from service.following import FollowingRetriever
 from service.running import Service
 from service.settings import Settings
@@ -263,10 +263,10 @@ def test_hyper_parameters_that_cannot_work_are_refused(values: dict[str, int], n
         EmbedderRecipe(**values)
 
 
-def test_only_the_recipe_that_exists_is_accepted(pairs: Path) -> None:
-    result = CliRunner().invoke(app, ["tune", "--recipe", "qlora", "--pairs", str(pairs)])
+def test_only_recipes_that_exist_are_accepted(pairs: Path) -> None:
+    result = CliRunner().invoke(app, ["tune", "--recipe", "quora", "--pairs", str(pairs)])
     assert result.exit_code == 2
-    assert "no recipe 'qlora'" in result.output and "embedder" in result.output
+    assert "no recipe 'quora'" in result.output and "embedder" in result.output
 
 
 def test_an_explicit_embedder_setting_would_win_so_activation_is_refused_before_any_work(
@@ -525,7 +525,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from indexer import sync
-from service.commands import tune
+from service.commands import tune_embedder as tune
 from service.settings import Settings
 from tuner import tuned_embedders
 from tuner.embedder import EmbedderRecipe

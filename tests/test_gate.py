@@ -25,19 +25,44 @@ ROUTES = {
     ("GET", "/healthz"),
     ("GET", "/readyz"),
     ("GET", "/openapi.json"),
+    ("GET", "/access"),
     ("GET", "/modes"),
     ("POST", "/ask"),
     ("GET", "/search"),
     ("GET", "/sources/{chunk}"),
     ("GET", "/documents"),
+    ("POST", "/documents"),
+    ("DELETE", "/documents/{document}"),
     ("POST", "/reindex"),
     ("GET", "/jobs"),
     ("GET", "/jobs/{job}"),
     ("GET", "/jobs/{job}/events"),
     ("DELETE", "/jobs/{job}"),
+    ("GET", "/adapters"),
+    ("POST", "/adapters/deactivate"),
+    ("POST", "/adapters/{name}/activate"),
+    ("POST", "/feedback"),
+    ("GET", "/feedback"),
+    ("GET", "/metrics"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{model}"),
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/embeddings"),
 }
 OPEN = {("GET", "/"), ("GET", "/static/{name}"), ("GET", "/healthz"), ("GET", "/readyz")}
-ADMIN = {("POST", "/reindex"), ("DELETE", "/jobs/{job}")}
+ADMIN = {
+    ("POST", "/documents"),
+    ("DELETE", "/documents/{document}"),
+    ("GET", "/jobs"),
+    ("GET", "/jobs/{job}"),
+    ("GET", "/jobs/{job}/events"),
+    ("POST", "/reindex"),
+    ("DELETE", "/jobs/{job}"),
+    ("POST", "/adapters/deactivate"),
+    ("POST", "/adapters/{name}/activate"),
+    ("GET", "/feedback"),
+    ("GET", "/metrics"),
+}
 
 
 @pytest.fixture
@@ -110,9 +135,12 @@ def test_without_a_key_nothing_is_answered_and_no_body_read(
     wrong = (None, "", "Bearer", "Bearer ", "Bearer wrong", f"Basic {key}", key, f"Bearer {key}x", "Bearer \xff\xfe")
     for authorization in wrong:
         headers = {"Host": "tandem.example"} | ({} if authorization is None else {"Authorization": authorization})
-        messages = raw(app, method, path.format(chunk="x", job="x"), headers, may_read=False)
+        messages = raw(
+            app, method, path.format(chunk="x", job="x", name="x", model="x", document="x"), headers, may_read=False
+        )
         assert status(messages) == 401, authorization
-        assert json.loads(messages[1]["body"])["error"]["code"] == "unauthorized"
+        code = "invalid_api_key" if path.startswith("/v1/") else "unauthorized"
+        assert json.loads(messages[1]["body"])["error"]["code"] == code
         assert dict(messages[0]["headers"])[b"www-authenticate"] == b"Bearer"
 
 
@@ -140,13 +168,16 @@ def test_a_user_may_do_what_is_not_an_administrators(
     client: TestClient, service: Service, method: str, path: str
 ) -> None:
     headers = {"Authorization": f"Bearer {create_key(service.store, 'anna', 'user')}"}
-    response = client.request(method, path.format(chunk="x", job="x"), headers=headers)
+    response = client.request(
+        method, path.format(chunk="x", job="x", name="x", model="x", document="x"), headers=headers
+    )
     if (method, path) in ADMIN:
         assert response.status_code == 403 and error(response)["code"] == "forbidden"
     else:
         assert response.status_code not in (401, 403)
     admin = {"authorization": f"bEARER  {create_key(service.store, 'ops', 'admin')}"}
-    assert client.request(method, path.format(chunk="x", job="x"), headers=admin).status_code not in (401, 403)
+    path = path.format(chunk="x", job="x", name="x", model="x", document="x")
+    assert client.request(method, path, headers=admin).status_code not in (401, 403)
 
 
 @pytest.mark.parametrize("path", ["/reindex", "/reindex/", "//reindex", "/%72eindex", "/./reindex"])
@@ -274,7 +305,7 @@ def test_requests_are_logged_without_what_was_asked(
     client.get("/search?question=secretword", headers=headers)
     client.post("/ask", json={"question": "secretword"}, headers=headers)
     client.get("/no%0Awhere%1b[31m", headers=headers)
-    lines = [record.getMessage() for record in caplog.records if record.name == "service.api.gate"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "service.api.observing"]
     assert len(lines) == 3 and "GET /search 200" in lines[0]
     ours = "".join(record.getMessage() for record in caplog.records if record.name.startswith(("service", "indexer")))
     assert "secretword" not in ours and key not in ours
@@ -284,4 +315,4 @@ def test_requests_are_logged_without_what_was_asked(
 def test_every_closed_path_is_one_that_a_request_can_reach() -> None:
     # The table above is written with parameters; the requests fill them in.
     for _, path in ROUTES:
-        assert compile_path(path)[0].match(path.format(chunk="x", job="x", name="app.js"))
+        assert compile_path(path)[0].match(path.format(chunk="x", job="x", name="app.js", model="x", document="x"))

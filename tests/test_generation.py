@@ -71,7 +71,7 @@ def test_prompts_longer_than_one_step_are_read_whole(
 ) -> None:
     prompt = ask(generator, "Who leads?")
     whole = list(generator.generate(prompt, max_tokens=12))
-    monkeypatch.setattr("tuner.generation._PREFILL", 7)
+    monkeypatch.setattr("tuner.decoding.PREFILL", 7)
     assert list(generator.generate(prompt, max_tokens=12)) == whole
 
 

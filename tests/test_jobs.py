@@ -175,13 +175,26 @@ def test_history_is_newest_first_bounded_and_survives_a_restart(jobs: Jobs, stor
         assert connection.execute("SELECT count(*) FROM jobs").fetchone()[0] == HISTORY
 
 
-def test_a_job_that_a_stopped_service_left_behind_has_failed(jobs: Jobs, store: Store, work: Work) -> None:
-    job, _ = jobs.start("reindex", work)
-    work.started.wait(5)
-    # A second service over the same home: what a start after kill -9 finds.
-    body = Jobs(store).get(job.id)
+def test_a_job_that_a_stopped_service_left_behind_has_failed(store: Store) -> None:
+    # What a start after kill -9 finds: a job that runs, and no process that holds its lock.
+    left = json.dumps({"id": "left", "kind": "reindex", "state": "running", "finished": None})
+    with store.connection() as connection:
+        connection.execute("INSERT INTO jobs VALUES ('left', 'reindex', '2026-01-01', ?)", (left,))
+    (store.home / "job-left.lock").touch()
+    body = Jobs(store).get("left")
     assert (body["state"], body["error"]) == ("failed", "The service stopped while the job ran.")
     assert body["finished"] is not None
+    assert not list(store.home.glob("job-*.lock"))
+
+
+def test_a_second_service_leaves_the_jobs_of_the_first_alone(jobs: Jobs, store: Store, work: Work) -> None:
+    job, _ = jobs.start("reindex", work)
+    work.started.wait(5)
+    second = Jobs(store)
+    assert second.get(job.id)["state"] == "running"
+    jobs.cancel(job.id)
+    wait_until(lambda: second.get(job.id)["state"] == "cancelled")
+    wait_until(lambda: not list(store.home.glob("job-*.lock")))
 
 
 def test_closing_cancels_and_waits(store: Store, work: Work) -> None:

@@ -14,6 +14,7 @@ ABSENT = "Who won the football World Cup in 1998?"
 ENDLESS = "Tell me a long story about a lighthouse keeper and the sea."
 
 browser = chat_page.browser
+visit = chat_page.visit
 open_page = chat_page.open_page
 
 
@@ -67,7 +68,7 @@ def test_a_refusal_is_calm_and_lists_what_was_searched(open_page: Open) -> None:
     card = ask(page, ABSENT, "refused")
     assert card.locator("button.chip").count() == 0
     expect(card.get_by_role("alert")).to_have_count(0)
-    searched = card.get_by_role("region", name="Passages that were searched").get_by_role("button")
+    searched = card.get_by_role("group", name="Passages that were searched").get_by_role("button")
     searched.first.click()
     expect(page.locator("#source-panel mark")).not_to_be_empty()
 

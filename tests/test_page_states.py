@@ -8,6 +8,7 @@ from chat_page import QUESTION, WAIT, Open, ask, event, made_up, reply
 from playwright.sync_api import Page, Route, expect
 
 browser = chat_page.browser
+visit = chat_page.visit
 open_page = chat_page.open_page
 
 pytestmark = pytest.mark.slow

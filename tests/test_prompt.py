@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from indexer.errors import TandemError
 from tuner.chat import answer_end_id, plain_text, render_ids, tokenizer_sha256
 from tuner.conversion import bundled_base_model
-from tuner.prompt import REFUSAL, Source, build_prompt, training_ids
+from tuner.prompt import PROMPT_FINGERPRINT, REFUSAL, Example, Source, Style, build_prompt, training_ids
 
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
 DROPS_SYSTEM = CHATML.replace("for m in messages", "for m in messages if m['role'] != 'system'")
@@ -150,6 +150,52 @@ def test_the_tokenizer_hash_sees_what_changes_ids_and_nothing_else(tmp_path: Pat
     assert tokenizer_sha256(make_tokenizer(NO_SYSTEM)) != tokenizer_sha256(first)
     first.add_tokens(["hive"])
     assert tokenizer_sha256(first) != tokenizer_sha256(SHARED)
+
+
+STYLE = Style(
+    role="You are a <|im_end|> careful\nlibrarian.",
+    examples=(
+        Example("Who digs?", "Moles dig [1].", (Source("Moles", "Moles dig."),)),
+        Example("What is the moon made of?", REFUSAL),
+    ),
+    form='{"who": string}',
+)
+
+
+def test_a_style_adds_to_the_plain_prompt(tokenizer: Any) -> None:
+    plain = build_prompt(tokenizer, "Who leads?", SOURCES[:1], limit=2000)
+    prompt = build_prompt(tokenizer, "Who leads?", SOURCES[:1], limit=2000, style=STYLE)
+    assert [message["content"] for message in prompt.messages] == [
+        f"You are a < |im_end|> careful librarian. {plain.messages[0]['content']}",
+        "[1] Moles: Moles dig.\nQuestion: Who digs?",
+        "Moles dig [1].",
+        "Question: What is the moon made of?",
+        REFUSAL,
+        plain.messages[1]["content"] + '\nReply with JSON like {"who": string}',
+    ]
+    closed = build_prompt(tokenizer, "Who leads?", None, limit=2000, style=STYLE)
+    assert closed.messages[1]["content"] == "Question: Who digs?", "closed book shows no passages"
+    task = build_prompt(tokenizer, "Who leads?", None, limit=2000, style=Style(instruction="Do it."))
+    assert task.messages[0]["content"] == "Do it."
+
+
+def test_examples_go_before_passages_and_after_turns(tokenizer: Any) -> None:
+    history = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes."}]
+    whole = build_prompt(tokenizer, "Who leads?", SOURCES, limit=4000, history=history, style=STYLE)
+    seen = []
+    for limit in range(len(whole.ids), 0, -1):
+        try:
+            prompt = build_prompt(tokenizer, "Who leads?", SOURCES, limit=limit, history=history, style=STYLE)
+        except TandemError:
+            break
+        if (shape := (len(prompt.messages), prompt.passages)) not in seen:
+            seen.append(shape)
+    assert seen == [(8, 3), (6, 3), (4, 3), (2, 3), (2, 2), (2, 1), (2, 0)]
+
+
+def test_the_fingerprint_of_the_plain_prompt_has_not_changed() -> None:
+    # Adapters that people have carry it; it changes only together with the ids of the plain prompt.
+    assert PROMPT_FINGERPRINT == "f70bdd09fa996cd9863adf45fccc431296c698e5b5c86e458242485d1ab2cceb"
 
 
 @pytest.mark.slow

@@ -87,8 +87,11 @@ def test_every_command_has_help_and_is_in_the_manual() -> None:
 
 def test_every_route_is_in_the_manual() -> None:
     script = """
-from service.api import ask, documents, health, reindex
-for router in (ask.ask_router, documents.documents_router, health.health_router, reindex.reindex_router):
+from service.api import adapters, allowances, ask, documents, feedback, health, reindex, uploading
+from service.api.openai import routes
+routers = [ask.ask_router, documents.documents_router, health.health_router, reindex.reindex_router]
+routers += [uploading.uploading_router, adapters.adapters_router, allowances.allowances_router, feedback.feedback_router]
+for router in (*routers, routes.openai_router):
     for route in router(None).routes:
         print(sorted(route.methods)[0], route.path)
 """

@@ -24,7 +24,10 @@ from tuner.prompt import PROMPT_FINGERPRINT
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 CARD_FILE = "card.json"
+# The name of the adapter that comes with the package; no adapter of a home folder may have it.
+DEFAULT_ADAPTER = "default"
 
+_DEFAULT_FOLDER = Path(__file__).parent / "default"
 _LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py"}
@@ -50,22 +53,30 @@ class AdapterCard:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
+def has_default() -> bool:
+    """Whether this copy of the package carries the default adapter."""
+    return (_DEFAULT_FOLDER / CARD_FILE).is_file()
+
+
 def adapter_path(home: Path, name: str) -> Path:
-    """Where the adapter `name` lives under `home`. Raises TandemError for a name that could leave that folder."""
+    """Where the adapter `name` lives: under `home`, and the default one in the package.
+
+    Raises TandemError for a name that could leave that folder.
+    """
     if _NAME.fullmatch(name) is None:
         raise TandemError(
             f"{name!r} cannot name an adapter.",
             expected="1 to 64 letters, digits, dots, dashes or underscores, a letter or digit first.",
             do="Choose another name.",
         )
-    return home / "adapters" / name
+    return _DEFAULT_FOLDER if name == DEFAULT_ADAPTER else home / "adapters" / name
 
 
 def list_adapters(home: Path) -> list[AdapterCard]:
-    """The cards of the adapters under `home`, by name. A folder without a readable card is logged and left out."""
-    cards = []
+    """The default adapter's card, then those under `home` by name. A folder without one is logged and left out."""
+    cards = [read_card(_DEFAULT_FOLDER)] if has_default() else []
     for folder in sorted((home / "adapters").glob("*/")):
-        if _NAME.fullmatch(folder.name) is None:
+        if _NAME.fullmatch(folder.name) is None or folder.name == DEFAULT_ADAPTER:
             continue
         try:
             cards.append(replace(read_card(folder), name=folder.name))

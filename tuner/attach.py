@@ -44,20 +44,38 @@ class AttachedAdapters:
             self._drop(key)
 
     @contextlib.contextmanager
-    def selected(self, name: str | None) -> Iterator[None]:
-        """The base model with the adapter `name` switched on inside the block, or with none.
+    def selected(self, name: str | None) -> Iterator[str | None]:
+        """The base model with the adapter `name` switched on inside the block, or with none; gives its key.
+
+        The key is another one whenever the name is registered again.
 
         Raises TandemError (not_found) for a name that is not registered, and whatever verify_adapter raises.
         """
+        key = None
         if name is not None:
             key = self._keys.get(name) or self._attach(name)
             self._peft.base_model.enable_adapter_layers()
             self._peft.base_model.set_adapter(key, inference_mode=True)
         try:
-            yield
+            yield key
         finally:
             if name is not None:
                 self._peft.base_model.disable_adapter_layers()
+
+    def merge(self, name: str) -> Any:
+        """The base model with the weights of `name` added into its own, for good; nothing is attached afterwards.
+
+        Raises TandemError as `selected` does, and when the sum is not finite.
+        """
+        with self.selected(name):
+            pass
+        try:
+            with quiet():
+                model = self._peft.merge_and_unload(safe_merge=True, adapter_names=[self._keys[name]])
+        except ValueError as error:
+            raise _does_not_fit(name, str(error).strip().splitlines()[0]) from error
+        self._keys, self._peft = {}, None
+        return model
 
     def _drop(self, key: str) -> None:
         # PEFT warns when the one it deletes is the one chosen last, so nothing is chosen first.
@@ -98,6 +116,10 @@ class AttachedAdapters:
             self._discard(key)
             raise _does_not_fit(name, f"{len(missing)} tensors are missing, {len(result.unexpected_keys)} are unknown")
         self._peft.eval().requires_grad_(False)
+        if self._base.quantisation == "int8" and self._base.device == "cpu":
+            from tuner.rowwise import sum_by_rows
+
+            sum_by_rows(self._peft, key)
         self._keys[name] = key
         return key
 

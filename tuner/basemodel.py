@@ -4,6 +4,7 @@ Quantisation, and what it is for:
     none   float32 on a CPU (bfloat16 is several times slower on most), bfloat16 on a GPU
     int8   CPU: dynamic int8 (tuner/int8.py), the fastest there; GPU: bitsandbytes LLM.int8(), half the memory
     nf4    bitsandbytes 4-bit: an eighth of float32's memory, slower; what QLoRA tunes over
+    llm-int8  bitsandbytes LLM.int8() on either: has a gradient, which the fast int8 of a CPU has not
     auto   int8 on a CPU, none on a GPU
 Only safetensors are loaded and no code that comes with a model is run.
 """
@@ -21,7 +22,7 @@ from tuner.chat import answer_end_id, tokenizer_sha256
 from tuner.conversion import bundled_base_model
 from tuner.quiet import quiet
 
-Quantisation = Literal["none", "int8", "nf4", "auto"]
+Quantisation = Literal["none", "int8", "nf4", "auto", "llm-int8"]
 Device = Literal["auto", "cpu", "cuda"]
 Report = Callable[[str], None]
 
@@ -98,6 +99,14 @@ def load_base_model(
     )
 
 
+def processor() -> str:
+    """What decides the speed of a CPU, in words: threads, vector width, instructions for int8."""
+    import torch
+
+    int8 = "int8 instructions" if torch.cpu._is_vnni_supported() else "no int8 instructions"
+    return f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, {int8}"
+
+
 def _place(device: Device) -> str:
     import torch
 
@@ -120,7 +129,7 @@ def _load(weights: Weights, quantisation: Quantisation, place: str) -> tuple[Any
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     options: dict[str, Any] = {"dtype": torch.float32 if place == "cpu" else torch.bfloat16}
-    if quantisation == "nf4" or (quantisation == "int8" and place == "cuda"):
+    if quantisation in ("nf4", "llm-int8") or (quantisation == "int8" and place == "cuda"):
         options["quantization_config"] = _bitsandbytes(quantisation, options["dtype"])
     if place == "cuda":
         options["device_map"] = {"": 0}
@@ -143,7 +152,7 @@ def _load(weights: Weights, quantisation: Quantisation, place: str) -> tuple[Any
 def _bitsandbytes(quantisation: Quantisation, dtype: Any) -> Any:
     from transformers import BitsAndBytesConfig
 
-    if quantisation == "int8":
+    if quantisation != "nf4":
         return BitsAndBytesConfig(load_in_8bit=True)
     # NF4 and double quantisation as in QLoRA (Dettmers et al. 2023, arXiv 2305.14314).
     return BitsAndBytesConfig(

@@ -45,10 +45,15 @@ def plain_text(tokenizer: Any, text: str) -> str:
 
 def render_ids(tokenizer: Any, messages: Messages) -> tuple[int, ...]:
     """Token ids up to and including the mark after which the assistant speaks."""
+    beginning = _beginning(tokenizer) if tokenizer.chat_template is None else ()
+    return (*beginning, *_ids(tokenizer, render_text(tokenizer, messages)))
+
+
+def render_text(tokenizer: Any, messages: Messages) -> str:
+    """The text whose ids `render_ids` gives, after a beginning token where there is one."""
     if tokenizer.chat_template is None:
-        text = "\n\n".join(message["content"] for message in messages) + _ANSWER
-        return (*_beginning(tokenizer), *_ids(tokenizer, text))
-    return _ids(tokenizer, _render(tokenizer, messages, prompt=True))
+        return "\n\n".join(message["content"] for message in messages) + _ANSWER
+    return _render(tokenizer, messages, prompt=True)
 
 
 def closed_ids(tokenizer: Any, answer: str) -> tuple[int, ...]:

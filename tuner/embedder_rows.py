@@ -47,11 +47,15 @@ class Library:
             self.rows.setdefault(path, []).append(row)
         self._ids = {str(item["id"]): str(item["document"]) for item in snapshot.list_documents()}
 
+    def path(self, document: str) -> str:
+        """The path of a document named by its id or its path."""
+        return self._ids.get(document, document)
+
     def place(self, pairs: Sequence[Pair]) -> list[Pair]:
         """The answerable pairs whose document is indexed, naming it by its path."""
         placed = []
         for pair in pairs:
-            path = self._ids.get(pair.document or "", pair.document or "")
+            path = self.path(pair.document or "")
             if pair.kind == "answerable" and path in self.rows:
                 placed.append(replace(pair, document=path))
         return placed
@@ -76,7 +80,7 @@ def make_rows(
 def _row(library: Library, retriever: Retriever, pair: Pair) -> Row:
     assert pair.document is not None
     snapshot, vector = library.snapshot, retriever.embedder.embed_question(pair.question)
-    own = _ranked(library, pair.question, vector, library.rows[pair.document])
+    own = ranked_rows(library, pair.question, vector, library.rows[pair.document])
     texts = library.texts(list(own))
     holding = [row for row in own if holds(texts[row][1], pair.answers)]
     positive = (holding or list(own))[0]
@@ -92,7 +96,7 @@ def _row(library: Library, retriever: Retriever, pair: Pair) -> Row:
     return Row(pair.document, pair.question, texts[positive][0], tuple(negatives)[:NEGATIVES])
 
 
-def _ranked(library: Library, question: str, vector: Vectors, rows: Sequence[int]) -> dict[int, float]:
+def ranked_rows(library: Library, question: str, vector: Vectors, rows: Sequence[int]) -> dict[int, float]:
     """These chunk rows best first, as the hybrid channel ranks them, with their similarities."""
     cosines = library.snapshot.vectors(np.asarray(rows, np.int64)) @ vector
     similarities: Mapping[int, float] = dict(zip(rows, map(float, cosines), strict=True))

@@ -1,7 +1,8 @@
-"""Prompt -> pieces of text, greedily, one token a step. The in-process engine and the interface it shares.
+"""Prompt -> pieces of text, greedily. The in-process engine and the interface it shares.
 
 Greedy, because an answer from documents should be the same every time it is asked for. The loop is our own: it
-stops between any two tokens when the caller has gone, which a library call that returns at the end cannot do.
+stops between any two passes when the caller has gone, which a library call that returns at the end cannot do.
+How tokens come about is in tuner/reading.py (the prompt) and tuner/decoding.py (the answer).
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import Any, Literal, Protocol
 from indexer.errors import TandemError
 from tuner.attach import AttachedAdapters
 from tuner.basemodel import BaseModel
+from tuner.decoding import Steps, can_draft, chosen_tokens, greedy, greedy_tokens
+from tuner.jsondecoding import JsonDecoding, Schema
 from tuner.prompt import Prompt
+from tuner.reading import PromptReader
 from tuner.stream import TextStream, is_looping
 
 FinishReason = Literal["stop", "length", "cancelled"]
-# Tokens a forward pass of the prompt takes at a time: small enough to notice a cancel, large enough to be as fast.
-_PREFILL = 256
 # Seconds between two looks at `cancel` while waiting for the model.
 _WAIT = 0.05
 
@@ -41,25 +43,40 @@ class Generator(Protocol):
     window: int
 
     def generate(
-        self, prompt: Prompt, *, max_tokens: int, adapter: str | None = None, cancel: threading.Event | None = None
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int,
+        adapter: str | None = None,
+        cancel: threading.Event | None = None,
+        schema: Schema | None = None,
     ) -> Iterator[Piece]:
-        """Yield the answer as it is made; the last piece alone has a finish_reason. Closing the iterator stops it."""
+        """Yield the answer as it is made; the last piece alone has a finish_reason. Closing the iterator stops it.
+
+        With a JSON Schema the answer is JSON that fits it, unless max_tokens cannot hold one.
+        """
         ...
 
 
 class TorchGenerator:
     """Generation in this process, one request at a time; thread-safe.
 
-    `adapters` maps names to folders; each is verified and attached on first use, then chosen per request.
+    `adapters` maps names to folders; each is verified and attached on first use, then chosen per request. With
+    `passage_bytes` passages are read apart from each other, and kept up to that many bytes (tuner/reading.py).
     """
 
-    def __init__(self, base: BaseModel, adapters: Mapping[str, Path] | None = None) -> None:
+    def __init__(self, base: BaseModel, adapters: Mapping[str, Path] | None = None, *, passage_bytes: int = 0) -> None:
+        """Raises TandemError when passages are to be read apart and this model's cannot be."""
         self.base = base
         self.tokenizer = base.tokenizer
         self.window = base.window
         self._lock = threading.Lock()
         self._attached = AttachedAdapters(base)
+        self._json = JsonDecoding(base)
+        self._reader = PromptReader(base, passage_bytes)
+        self._drafts = can_draft(base)
         self._closed = False
+        self._is_stale = False
         for name, folder in (adapters or {}).items():
             self._attached.register(name, folder)
 
@@ -74,10 +91,16 @@ class TorchGenerator:
             self._attached.unregister(name)
 
     def generate(
-        self, prompt: Prompt, *, max_tokens: int, adapter: str | None = None, cancel: threading.Event | None = None
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int,
+        adapter: str | None = None,
+        cancel: threading.Event | None = None,
+        schema: Schema | None = None,
     ) -> Iterator[Piece]:
         """See Generator. Raises TandemError on the first step: no such adapter, one that does not fit the base
-        model, a prompt that fills the window, or a generator that was closed.
+        model, a prompt that fills the window, a schema that cannot be followed, or a generator that was closed.
         """
         stop = cancel or threading.Event()
         if not self._acquire(stop):
@@ -85,10 +108,22 @@ class TorchGenerator:
             return
         try:
             self._check(prompt, max_tokens)
-            with self._attached.selected(adapter):
-                yield from self._decode(prompt, min(max_tokens, self.window - len(prompt.ids)), stop)
+            if self._is_stale:
+                self._is_stale = False
+                self._reader.forget()
+            with self._attached.selected(adapter) as key:
+                yield from self._decode(prompt, key, min(max_tokens, self.window - len(prompt.ids)), stop, schema)
         finally:
             self._lock.release()
+
+    def forget_passages(self) -> None:
+        """Drop what is kept of passages, for when documents have changed; at the latest before the next prompt."""
+        if self._lock.acquire(blocking=False):
+            self._reader.forget()
+            self._lock.release()
+        else:
+            # A question is being answered; whoever asks for this should not wait for it.
+            self._is_stale = True
 
     def close(self) -> None:
         """Wait for the request that is running, then refuse all others."""
@@ -118,56 +153,36 @@ class TorchGenerator:
                 f"max_tokens is {max_tokens}.", expected="At least 1.", do="Raise it, or leave it out for the default."
             )
 
-    def _decode(self, prompt: Prompt, most: int, stop: threading.Event) -> Iterator[Piece]:
-        step = _Step(self.base)
-        token = -1
-        for start in range(0, len(prompt.ids), _PREFILL):
-            if stop.is_set():
-                yield Piece("", 0, "cancelled")
-                return
-            token = step(prompt.ids[start : start + _PREFILL])
+    def _decode(
+        self, prompt: Prompt, adapter: str | None, most: int, stop: threading.Event, schema: Schema | None
+    ) -> Iterator[Piece]:
+        form = None if schema is None else self._json.constraint(schema, most)
+        steps = Steps(self.base, len(prompt.ids) + most)
+        logits = self._reader.read(steps, prompt, adapter, stop.is_set)
+        if logits is None:
+            yield Piece("", 0, "cancelled")
+            return
+        if form is None and self._drafts:
+            tokens = greedy_tokens(steps, logits, prompt.ids, most)
+        else:
+            tokens = chosen_tokens(steps, logits, greedy if form is None else form.choose)
         stream, ids = TextStream(self.tokenizer), list[int]()
-        while True:
+        for token in tokens:
             if token in self.base.eos_ids:
                 yield Piece("", len(ids), "stop")
                 return
             ids.append(token)
             text = stream.push(token)
-            reason = _finished(ids, most, stop)
+            reason = _finished(ids, most, stop, may_repeat=form is not None)
             if text or reason:
                 yield Piece(text, len(ids), reason)
             if reason:
                 return
-            token = step((token,))
 
 
-def _finished(ids: list[int], most: int, stop: threading.Event) -> FinishReason | None:
+def _finished(ids: list[int], most: int, stop: threading.Event, *, may_repeat: bool) -> FinishReason | None:
     if stop.is_set():
         return "cancelled"
-    if is_looping(ids):
+    if not may_repeat and is_looping(ids):
         return "stop"
     return "length" if len(ids) >= most else None
-
-
-class _Step:
-    """Ids -> the most likely next id, with the keys and values of all earlier ids kept between calls."""
-
-    def __init__(self, base: BaseModel) -> None:
-        import inspect
-
-        from transformers import DynamicCache
-
-        self._model, self._device = base.model, base.device
-        self._cache = DynamicCache(config=base.model.config)
-        # The logits of one position are vocabulary-sized; most models can leave out all but the last.
-        accepts = inspect.signature(base.model.forward).parameters
-        self._options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepts else {}
-
-    def __call__(self, ids: tuple[int, ...]) -> int:
-        import torch
-
-        # Not around the whole loop: the mode belongs to a thread, and a server may step an iterator from several.
-        with torch.inference_mode():
-            batch = torch.tensor([ids], device=self._device)
-            output = self._model(input_ids=batch, past_key_values=self._cache, use_cache=True, **self._options)
-            return int(output.logits[0, -1].argmax())

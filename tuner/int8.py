@@ -6,7 +6,8 @@ Through PyTorch's operators (fbgemm) instead of `quantize_dynamic`, for four rea
   or copies the weight (merge, DoRA, modules_to_save); nor has it a gradient, so it is not tuned over;
 - the operator has one scale for all activations of a call. Language models have a few tokens with activations
   hundreds of times larger than the rest, which leaves nothing for the others. Here each token is stretched
-  to [0, 1] first and the product is shifted back, so each token has steps of its own;
+  to [0, 1] first and the product is shifted back, so each token has steps of its own and a token's result is the
+  same alone and beside others, which checking several drafted tokens at once (tuner/decoding.py) relies on;
 - layers that narrow (the end of a feed-forward block, keys and values) get activations of 16 bits, as two products
   over the same weights: the former have the largest outliers, the latter are read by every later token;
 - the output layer only has to name the best token: see `Int8Head`.
@@ -33,7 +34,7 @@ _SHORTLIST = 64
 class Int8Linear(nn.Linear):
     """A drop-in for a float `nn.Linear`: (..., i) float32 -> (..., o) float32."""
 
-    def __init__(self, linear: nn.Linear, *, fine: bool = False) -> None:
+    def __init__(self, linear: nn.Linear, *, fine: bool = False, stretching: _Stretching | None = None) -> None:
         nn.Module.__init__(self)
         self.in_features = linear.in_features
         self.out_features = linear.out_features
@@ -48,28 +49,51 @@ class Int8Linear(nn.Linear):
         self._seven_bits = not torch.cpu._is_vnni_supported()
         self._steps = 127 if self._seven_bits else 255
         self._fine = fine
+        self._stretching = stretching or _Stretching()
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., i) -> (..., o)."""
-        if input.numel() == self.in_features and not self._fine:
-            product = self._multiply(input)
-        else:
-            # x = low + spread * u with u in [0, 1], so W x = low * (row sums of W) + spread * W u.
-            low, high = input.aminmax(dim=-1, keepdim=True)
-            spread = (high - low).clamp_min(_TINY)
-            unit = (input - low) / spread
-            product = self._multiply_fine(unit) if self._fine else self._multiply(unit)
-            product = torch.addcmul(product * spread, low, self._sums)
+        """(..., i) -> (..., o). A row's result does not depend on the rows beside it."""
+        # x = low + spread * u with u in [0, 1], so W x = low * (row sums of W) + spread * W u.
+        unit, low, spread = self._stretching.unit(input)
+        product = self._multiply_fine(unit) if self._fine else self._multiply(unit)
+        product = torch.addcmul(product * spread, low, self._sums)
         return product if self._bias is None else product + self._bias
 
-    def _multiply(self, input: Tensor) -> Tensor:
-        return cast(Tensor, torch.ops.quantized.linear_dynamic(input, self._packed, self._seven_bits))
+    def _multiply(self, unit: Tensor) -> Tensor:
+        return cast(Tensor, torch.ops.quantized.linear_dynamic(unit, self._packed, self._seven_bits))
 
     def _multiply_fine(self, unit: Tensor) -> Tensor:
         # u = coarse + (v - 1/2) / steps: what rounding took away is stretched to [0, 1] and multiplied as well.
-        coarse = (unit * self._steps).round() / self._steps
-        rest = self._multiply((unit - coarse) * self._steps + 0.5) - self._sums / 2
-        return self._multiply(coarse) + rest / self._steps
+        coarse, rest = self._multiply(self._stretching.halves(unit, self._steps))
+        return torch.add(coarse, rest - self._sums / 2, alpha=1 / self._steps)
+
+
+class _Stretching:
+    """Rows stretched to [0, 1]; the last result is kept, because several layers read the same input."""
+
+    def __init__(self) -> None:
+        self._unit: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
+        self._halves: tuple[Tensor, Tensor] | None = None
+
+    def unit(self, input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(..., i) -> the rows stretched to [0, 1] (..., i), their lowest values (..., 1), their ranges (..., 1)."""
+        kept = self._unit
+        if kept is None or kept[0] is not input:
+            low, high = input.aminmax(dim=-1, keepdim=True)
+            spread = (high - low).clamp_min(_TINY)
+            kept = (input, ((input - low) / spread, low, spread))
+            self._unit = kept
+        return kept[1]
+
+    def halves(self, unit: Tensor, steps: int) -> Tensor:
+        """(..., i) -> (2, ..., i): rounded to `steps`, and what that took away; both fill [0, 1] and no more."""
+        kept = self._halves
+        if kept is None or kept[0] is not unit:
+            coarse = (unit * steps).round_().div_(steps)
+            rest = (unit - coarse).mul_(steps).add_(0.5).clamp_(0, 1)
+            kept = (unit, torch.stack((coarse, rest)))
+            self._halves = kept
+        return kept[1]
 
 
 class Int8Head(Int8Linear):
@@ -96,13 +120,15 @@ class Int8Head(Int8Linear):
 
 def to_int8(model: nn.Module) -> None:
     """Replace every linear layer of `model` in place."""
+    stretching = _Stretching()
     for parent in list(model.modules()):
         embeddings = [child.weight for child in parent.modules() if isinstance(child, nn.Embedding)]
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
                 tied = any(child.weight is weight for weight in embeddings)
                 narrows = child.in_features > child.out_features
-                setattr(parent, name, Int8Head(child) if tied else Int8Linear(child, fine=narrows))
+                layer = Int8Head(child) if tied else Int8Linear(child, fine=narrows, stretching=stretching)
+                setattr(parent, name, layer)
     # The weights are views into one mapped file; while one view is left, all of it stays in memory.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()

@@ -2,7 +2,8 @@
 
 A line is {"id", "question", "answers": [...], "document": path or id | null, "kind"}; `kind` is answerable (the default
 where there are answers), absent or misleading. Pairs of one document never fall on both sides of a split: a model
-would otherwise be judged on documents that it was tuned on.
+would otherwise be judged on documents that it was tuned on. A line may be an instruction instead, {"id", "instruction",
+"input", "output"}: a task of another kind, mixed in when a model is tuned on several at once.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -33,8 +34,56 @@ class Pair:
     kind: Kind
 
 
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """A task of another kind to tune on beside pairs: what to do, on which input ("" for none), and the result."""
+
+    id: str
+    instruction: str
+    input: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a pairs file: its number, its text, and what it holds, or the error that says why it holds nothing."""
+
+    number: int
+    text: str
+    item: Pair | Instruction | TandemError
+
+
 def read_pairs(path: Path) -> list[Pair]:
-    """The pairs of a .jsonl file, gzipped or not. Raises TandemError that names the line which is wrong."""
+    """The pairs of a .jsonl file, gzipped or not. Raises TandemError that names the line which is wrong.
+
+    Instructions are wrong here; `read_items` accepts both.
+    """
+    pairs = []
+    for line, item in _items(path):
+        if isinstance(item, Instruction):
+            raise _wrong(path, line, "is an instruction, not a question")
+        pairs.append(item)
+    return pairs
+
+
+def read_items(path: Path) -> list[Pair | Instruction]:
+    """The pairs and the instructions of a file, in its order. Raises TandemError that names the line which is wrong."""
+    return [item for _, item in _items(path)]
+
+
+def _items(path: Path) -> Iterator[tuple[int, Pair | Instruction]]:
+    seen: set[str] = set()
+    for line in read_lines(path):
+        if isinstance(line.item, TandemError):
+            raise line.item
+        if line.item.id in seen:
+            raise _wrong(path, line.number, f"has the id {line.item.id!r} a second time")
+        seen.add(line.item.id)
+        yield line.number, line.item
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The lines of a pairs file that are not blank, wrong ones included. Raises TandemError for no text file."""
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if data.startswith(GZIP_MAGIC) else data).decode("utf-8")
@@ -42,23 +91,34 @@ def read_pairs(path: Path) -> list[Pair]:
         raise TandemError(
             f"The pairs file {path} cannot be read: {error}.", expected="JSON Lines in UTF-8.", do="Check the path."
         ) from error
-    pairs: dict[str, Pair] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            pair = _pair(line, path, number)
-            if pair.id in pairs:
-                raise _wrong(path, number, f"has the id {pair.id!r} a second time")
-            pairs[pair.id] = pair
-    return list(pairs.values())
+    lines = enumerate(text.split("\n"), start=1)
+    return [Line(number, line, _item(line, path, number)) for number, line in lines if line.strip()]
 
 
-def _pair(line: str, path: Path, number: int) -> Pair:
+def _item(line: str, path: Path, number: int) -> Pair | Instruction | TandemError:
     try:
         value: Any = json.loads(line)
-    except ValueError:
-        raise _wrong(path, number, "is not JSON") from None
+    except (ValueError, RecursionError):
+        return _wrong(path, number, "is not JSON")
     if not isinstance(value, dict):
-        raise _wrong(path, number, "is not an object")
+        return _wrong(path, number, "is not an object")
+    try:
+        return _instruction(value, path, number) if "instruction" in value else _pair(value, path, number)
+    except TandemError as error:
+        return error
+
+
+def _instruction(value: dict[str, Any], path: Path, number: int) -> Instruction:
+    texts = [value.get(name, "") for name in ("instruction", "input", "output")]
+    if not all(isinstance(text, str) for text in texts):
+        raise _wrong(path, number, "has an instruction, an input or an output that is not a text")
+    for name, text in zip(("instruction", "output"), (texts[0], texts[2]), strict=True):
+        if not text.strip():
+            raise _wrong(path, number, f"has no {name}")
+    return Instruction(str(value.get("id", number)), *(text.strip() for text in texts))
+
+
+def _pair(value: dict[str, Any], path: Path, number: int) -> Pair:
     question, answers, document = value.get("question"), value.get("answers", []), value.get("document")
     if not isinstance(question, str) or not question.strip():
         raise _wrong(path, number, "has no question")
@@ -75,7 +135,9 @@ def _pair(line: str, path: Path, number: int) -> Pair:
 def _wrong(path: Path, number: int, problem: str) -> TandemError:
     return TandemError(
         f"Line {number} of {path} {problem}.",
-        expected='{"id", "question", "answers": [...], "document": path or id, "kind": ' + " | ".join(KINDS) + "}.",
+        expected='{"id", "question", "answers": [...], "document": path or id, "kind": '
+        + " | ".join(KINDS)
+        + '}, or {"id", "instruction", "input", "output"}.',
         do="Mend that line.",
     )
 

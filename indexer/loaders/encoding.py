@@ -41,14 +41,23 @@ _LATIN = frozenset(
     ]
 )
 
-# Removed: control characters, soft hyphen, zero-width and bidirectional marks, tag characters, lone surrogates and the
-# byte order mark. They carry no words, hide text from the reader that a model would see, and break exact search.
+# Removed: control characters, soft hyphen, zero-width and bidirectional marks, fillers, tag characters, lone surrogates
+# and the byte order mark. They carry no words, hide text from the reader that a model would see, and break exact
+# search. With the joiners and selectors below, these are all of Unicode's default ignorable characters (UAX #44).
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f"
-    "\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffc\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f]"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffc\ufffe\uffff\ud800-\udfff"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff\U000e01f0-\U000e0fff]"
 )
-# The joiners spell words in Persian and Indic scripts and build emoji, so they go only beside ASCII.
-_JOINERS = re.compile("(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])")
+# The joiners spell words in Persian and Indic scripts and build emoji, so they go only beside ASCII, and in runs that
+# no script has: two kinds of joiner write any message in bits.
+_JOINERS = re.compile(
+    "(?<![^\x00-\x7f])[\u200c\u200d]+|[\u200c\u200d]+(?![^\x00-\x7f])|(?<=[\u200c\u200d]{2})[\u200c\u200d]+"
+)
+# Variation selectors choose a form of the one character before them, and with 256 of them a run writes any message in
+# bytes. Before the keycap mark they follow a digit.
+_SELECTOR = "[\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]"
+_SELECTORS = re.compile(f"(?<={_SELECTOR}){_SELECTOR}+|(?<![^\x00-\x7f]){_SELECTOR}(?!\u20e3)")
 _REPLACEMENT = "\ufffd"  # what stands for a byte that could not be read: kept, it tells the reader so
 _NEWLINES = re.compile("\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 
@@ -59,7 +68,7 @@ def clean(text: str) -> str:
     Not Unicode-normalised: what a person finds in the file is what they find in the text.
     """
     text = _NEWLINES.sub("\n", text)
-    return _JOINERS.sub("", _INVISIBLE.sub("", text))
+    return _JOINERS.sub("", _SELECTORS.sub("", _INVISIBLE.sub("", text)))
 
 
 def decode(data: bytes, name: str) -> str:

@@ -27,7 +27,9 @@ def parse(data: bytes, name: str) -> list[Parsed]:
         pages = [_read_page(pdf, index, name) for index in range(len(pdf))]
         outline = [(item.level, item.get_title(), item.get_dest()) for item in pdf.get_toc(max_depth=6)]
         places = [
-            (level, one_line(title), dest.get_index()) for level, title, dest in outline if title and dest is not None
+            (level, one_line(clean(title)), dest.get_index())
+            for level, title, dest in outline
+            if title and dest is not None
         ]
         stated = pdf.get_metadata_dict(skip_empty=True)
     except pypdfium2.PdfiumError as error:

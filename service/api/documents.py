@@ -1,4 +1,7 @@
-"""GET /documents, /search and /sources/{chunk}: what is indexed, what a question finds, where a passage stands."""
+"""GET /documents, /search and /sources/{chunk}: what is indexed, what a question finds, where a passage stands.
+
+Nobody is shown a document, or told of one, that their key does not open.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,14 @@ from indexer.chunking import page_at
 from indexer.errors import TandemError
 from indexer.filters import parse_filter
 from indexer.records import Chunk, Document
+from service.api.access import Access, allowed
+from service.api.bodies import FoundPassage, SourceBody
+from service.api.described import answers
+from service.api.listings import DocumentList
 from service.api.sourcepage import source_page
 from service.running import Service
 from service.shapes import search_body
+from service.uploads import uploads_folder
 
 # Characters of the document shown before and after the passage in the JSON form.
 AROUND = 1500
@@ -26,15 +34,27 @@ def documents_router(service: Service) -> APIRouter:
     """Routes that read the index."""
     router = APIRouter(tags=["documents"])
 
-    @router.get("/documents")
-    def documents() -> dict[str, Any]:
-        """Every document of the current generation."""
+    @router.get("/documents", **answers(DocumentList))
+    def documents(request: Request) -> dict[str, Any]:
+        """The documents of the current generation that this key opens; for administrators with their groups."""
+        access = allowed(request)
         with service.store.read() as snapshot:
-            return {"generation": snapshot.generation.number, "documents": snapshot.list_documents()}
+            listed = snapshot.list_documents(snapshot.narrowed(access.filter()))
+            groups = snapshot.required_groups(tuple(service.settings.groups.items())) if access.is_admin else {}
+            generation = snapshot.generation.number
+        corpus = str(uploads_folder(service.settings.home))
+        for item in listed:
+            item["uploaded"] = item["corpus"] == corpus
+            if access.is_admin:
+                item["groups"] = groups.get(str(item["id"]), [])
+        return {"generation": generation, "documents": listed}
 
-    @router.get("/search")
+    @router.get("/search", **answers(list[FoundPassage]))
     def search(
-        question: QuestionText, k: Annotated[int | None, Query(ge=1, le=100)] = None, filter: FilterTexts = None
+        request: Request,
+        question: QuestionText,
+        k: Annotated[int | None, Query(ge=1, le=100)] = None,
+        filter: FilterTexts = None,
     ) -> list[dict[str, Any]]:
         """The passages a question finds, best first, without asking the model.
 
@@ -45,10 +65,11 @@ def documents_router(service: Service) -> APIRouter:
             raise TandemError(
                 "The question is empty or too long.", expected=f"1 to {service.settings.question_chars:,} characters."
             )
-        retrieval = service.answerer.retriever.retrieve(text, k or service.settings.k, parse_filter(filter or []))
+        where = allowed(request).filter(parse_filter(filter or []))
+        retrieval = service.answerer.retriever.retrieve(text, k or service.settings.k, where)
         return search_body(retrieval.passages)
 
-    @router.get("/sources/{chunk}")
+    @router.get("/sources/{chunk}", **answers(SourceBody, "text/html"))
     async def sources(
         request: Request,
         chunk: str,
@@ -56,7 +77,7 @@ def documents_router(service: Service) -> APIRouter:
         end: Annotated[int | None, Query(ge=0)] = None,
     ) -> Response:
         """A passage in its document: a page for browsers, JSON for others. start and end mark a quote."""
-        found, document = await run_in_threadpool(_read, service, chunk)
+        found, document = await run_in_threadpool(_read, service, chunk, allowed(request))
         quote = _quote(found, start, end)
         if "text/html" in request.headers.get("accept", ""):
             return HTMLResponse(source_page(document, found, quote))
@@ -65,9 +86,9 @@ def documents_router(service: Service) -> APIRouter:
     return router
 
 
-def _read(service: Service, chunk: str) -> tuple[Chunk, Document]:
+def _read(service: Service, chunk: str, access: Access) -> tuple[Chunk, Document]:
     with service.store.read() as snapshot:
-        return snapshot.chunk(chunk)
+        return snapshot.chunk(chunk, access.filter())
 
 
 def _quote(chunk: Chunk, start: int | None, end: int | None) -> tuple[int, int] | None:

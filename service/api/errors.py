@@ -9,8 +9,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from indexer.errors import ErrorCode, TandemError
+from service.api.openai.errors import OPENAI_STATUS, RequestError, is_openai, openai_error
 from service.shapes import error_body
 
 STATUS: dict[ErrorCode, int] = {
@@ -19,12 +21,14 @@ STATUS: dict[ErrorCode, int] = {
     "forbidden": 403,
     "not_found": 404,
     "conflict": 409,
+    "no_answer": 422,
     "too_large": 413,
     "rate_limited": 429,
     "unavailable": 503,
     "timeout": 504,
 }
 RETRY_SECONDS = {"rate_limited": "5", "unavailable": "5"}
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _HTTP_CODES: dict[int, ErrorCode] = {404: "not_found", 405: "invalid_request", 413: "too_large"}
 
 
@@ -32,27 +36,39 @@ def error_headers(error: TandemError) -> dict[str, str]:
     """Headers that go with an error."""
     headers = {"WWW-Authenticate": "Bearer"} if error.code == "unauthorized" else {}
     if error.code in RETRY_SECONDS:
-        headers["Retry-After"] = RETRY_SECONDS[error.code]
+        headers["Retry-After"] = str(error.retry_after or RETRY_SECONDS[error.code])
     return headers
 
 
-def encode_error(error: TandemError, request_id: str) -> bytes:
-    """The body, as bytes, for places where there is no framework yet. Lone surrogates cannot be sent as UTF-8."""
-    text = json.dumps(error_body(error, request_id), ensure_ascii=False)
-    return text.encode("utf-8", "replace")
+def encode_error(error: TandemError, request_id: str, path: str = "") -> bytes:
+    """The body, as bytes, for places where there is no framework yet. Lone surrogates cannot be sent as UTF-8.
+
+    Under /v1 it is OpenAI's.
+    """
+    body = openai_error(error) if is_openai(path) else error_body(error, request_id)
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def internal_error(request_id: str) -> dict[str, Any]:
+def error_status(error: TandemError, path: str = "") -> int:
+    """The status that goes with an error of a route; under /v1 that of OpenAI."""
+    return OPENAI_STATUS.get(error.code, STATUS[error.code]) if is_openai(path) else STATUS[error.code]
+
+
+def internal_error(request_id: str, path: str = "") -> dict[str, Any]:
     """The body for a bug: it says nothing but where to look, for a person who can read the log."""
-    body = error_body(TandemError("An internal error.", do="The service's log has the details."), request_id)
+    error = TandemError("An internal error.", do="The service's log has the details.")
+    if is_openai(path):
+        return openai_error(error, kind="server_error", code="internal")
+    body = error_body(error, request_id)
     body["error"]["code"] = "internal"
     return body
 
 
 def _response(request: Request, error: TandemError, status: int | None = None) -> JSONResponse:
     request_id = getattr(request.state, "request_id", "")
-    body = json.loads(encode_error(error, request_id))
-    return JSONResponse(body, status or STATUS[error.code], headers=error_headers(error))
+    path = request.url.path
+    body = json.loads(encode_error(error, request_id, path))
+    return JSONResponse(body, status or error_status(error, path), headers=error_headers(error))
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -72,8 +88,11 @@ def add_error_handlers(app: FastAPI) -> None:
         what = f"The field {place!r} is not valid" if place else "The request is not valid"
         return _response(
             request,
-            TandemError(
-                f"{what}: {first['msg']}.", expected="What /openapi.json describes.", do="Correct the request."
+            RequestError(
+                f"{what}: {first['msg']}.",
+                expected="What /openapi.json describes.",
+                do="Correct the request.",
+                param=place or None,
             ),
         )
 
@@ -95,6 +114,17 @@ def add_error_handlers(app: FastAPI) -> None:
             ),
             error.status_code,
         )
-        # A 405 has to say what is allowed instead (RFC 9110, section 15.5.6).
         response.headers.update(error.headers or {})
+        if error.status_code == 405:
+            response.headers["Allow"] = ", ".join(_allowed(request))
         return response
+
+
+def _allowed(request: Request) -> list[str]:
+    """Every method that the address takes; the framework names those of its first route (RFC 9110, section 10.2.1)."""
+    taken = []
+    for method in METHODS:
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
+            taken.append(method)
+    return taken

@@ -18,7 +18,7 @@ from tuner.active import active_adapter
 def run_ask(settings: Settings, question: Question, *, as_json: bool) -> Answer:
     """Answer one question with models loaded for it. Raises TandemError, before loading them where it can."""
     check_question(question, settings)
-    resolve_mode(question, settings, active_adapter(settings.home))
+    resolve_mode(question, settings, active_adapter(settings.home, settings.base_model))
     store = Store(settings.home)
     with store.read():
         # An empty index is told before seconds are spent on loading models.

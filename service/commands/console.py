@@ -21,6 +21,9 @@ STAGES = {
     "ask": "Asking",
     "pairs": "Pairing",
     "tune": "Tuning",
+    "compare": "Comparing",
+    "change": "Changing a fact",
+    "delete": "Deleting documents",
 }
 
 

@@ -7,7 +7,6 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
 from indexer.derived import VECTOR_FOLDER
@@ -16,12 +15,16 @@ from indexer.errors import TandemError
 from indexer.store import Store
 from indexer.vectors.file import load
 from service.assembly import chosen_weights
-from service.commands.console import out, out_json
+from service.commands.drifting import check_drift
+from service.commands.findings import Finding, show_findings
+from service.commands.running import check_running
 from service.keys import list_keys
 from service.settings import Settings
 from tuner.active import active_adapter
 from tuner.adapters import adapter_path, list_adapters, verify_adapter
-from tuner.basemodel import base_model_weights, load_base_model
+from tuner.basemodel import BaseModel, base_model_weights, load_base_model, processor
+from tuner.decoding import can_draft
+from tuner.passagecache import Rotation
 
 PACKAGES = ("tandem-qa", "torch", "transformers", "peft", "sentence-transformers", "faiss-cpu", "fastapi")
 # Model, embedder, libraries and room for a long prompt, with the bundled weights.
@@ -29,30 +32,17 @@ NEEDED_MEMORY = 2 * 1024**3
 NEEDED_DISK = 1024**3
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check: `ok` or not, what was seen, and what to do when it is not."""
+def run_doctor(settings: Settings, url: str | None = None, *, as_json: bool) -> bool:
+    """Run every check, here or of the service at `url`, and show it; True when all is well.
 
-    check: str
-    ok: bool
-    found: str
-    do: str = ""
-
-
-def run_doctor(settings: Settings, *, as_json: bool) -> bool:
-    """Run every check and show it; True when all is well. Raises TandemError only when the home cannot be used."""
+    Raises TandemError only when the home cannot be used, or for an address that is none.
+    """
+    if url is not None:
+        return show_findings(list(check_running(settings, url)), as_json=as_json)
     store = Store(settings.home)
     findings = [finding for check in _checks(settings, store) for finding in check]
-    healthy = all(finding.ok for finding in findings)
-    if as_json:
-        out_json({"healthy": healthy, "checks": [asdict(finding) for finding in findings]})
-    else:
-        for finding in findings:
-            out(f"{'ok ' if finding.ok else 'BAD'} {finding.check:13} {finding.found}")
-            if finding.do and not finding.ok:
-                out(f"{'':17} Do: {finding.do}")
     store.close()
-    return healthy
+    return show_findings(findings, as_json=as_json)
 
 
 def _checks(settings: Settings, store: Store) -> Iterator[Iterator[Finding]]:
@@ -62,6 +52,7 @@ def _checks(settings: Settings, store: Store) -> Iterator[Iterator[Finding]]:
     yield _guarded("base model", lambda: _base_model(settings))
     yield _guarded("index", lambda: _index(settings, store))
     yield _keys(settings, store)
+    yield check_drift(settings.home)
 
 
 def _guarded(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -130,7 +121,8 @@ def _base_model(settings: Settings) -> Iterator[Finding]:
         True,
         f"{base.name}, SHA-256 {weights.sha256[:16]}, {base.quantisation} on {base.device}, window {base.window}",
     )
-    active = active_adapter(settings.home)
+    yield _speed(settings, base)
+    active = active_adapter(settings.home, settings.base_model)
     for card in list_adapters(settings.home):
         mark = " (active)" if card.name == active else ""
         try:
@@ -139,6 +131,15 @@ def _base_model(settings: Settings) -> Iterator[Finding]:
             yield Finding("adapter", False, f"{card.name}{mark}: {error.happened}", error.do)
         else:
             yield Finding("adapter", True, f"{card.name}{mark}: fits this base model, tokenizer and prompt")
+
+
+def _speed(settings: Settings, base: BaseModel) -> Finding:
+    """How answers are computed here. Raises TandemError when passages are to be read apart and cannot be."""
+    if settings.passage_cache == "on":
+        Rotation(base)
+    drafts = "drafts from the passages" if can_draft(base) else "no drafts (its cache or attention does not allow them)"
+    apart = "read apart and kept" if settings.passage_cache == "on" else "read with each prompt"
+    return Finding("speed", True, f"{processor()}; {drafts}; passages {apart}")
 
 
 def _index(settings: Settings, store: Store) -> Iterator[Finding]:

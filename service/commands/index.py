@@ -12,12 +12,14 @@ from typing import Any
 from indexer.errors import TandemError
 from indexer.publish import rollback
 from indexer.rewrite import describe
-from indexer.store import Store
+from indexer.store import Snapshot, Store
 from indexer.sync import Outcome, forget, plan_sync, sync
 from indexer.watch import changes
 from service.assembly import chunk_size, corpora_to_index, current_embedder, load_embedder
 from service.commands.console import fail, note, out, out_json, sync_progress
 from service.settings import Settings
+from tuner.adapters import DEFAULT_ADAPTER, list_adapters
+from tuner.staleness import stale_documents
 
 
 def run_index(settings: Settings, folders: list[Path], *, dry_run: bool, allow_empty: bool, as_json: bool) -> Outcome:
@@ -35,8 +37,19 @@ def run_index(settings: Settings, folders: list[Path], *, dry_run: bool, allow_e
     if not as_json:
         with store.read() as snapshot:
             out(describe(snapshot.generation))
+            _note_stale_adapters(settings, snapshot)
     store.close()
     return outcome
+
+
+def _note_stale_adapters(settings: Settings, snapshot: Snapshot) -> None:
+    """Name the adapters of this home that were trained on documents which are not what they were."""
+    for card in list_adapters(settings.home):
+        # The default adapter was trained on public texts that were never in this index.
+        stale = [] if card.name == DEFAULT_ADAPTER else stale_documents(card, snapshot)
+        if stale:
+            names = ", ".join(str(entry.get("path")) for entry in stale[:5]) + (", ..." if len(stale) > 5 else "")
+            note(f"The adapter {card.name} was trained on {len(stale)} documents since changed or deleted: {names}.")
 
 
 def run_watch(settings: Settings, folders: list[Path], *, allow_empty: bool, as_json: bool) -> None:

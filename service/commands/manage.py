@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
+from indexer.errors import TandemError
 from indexer.store import Store
+from service import activation
 from service.commands.console import note, out, out_json
 from service.keys import Role, create_key, list_keys, revoke_key
 from service.settings import Settings
-from tuner.active import activate, active_adapter, deactivate
-from tuner.adapters import adapter_path, list_adapters, verify_adapter
+from tuner.active import active_adapter, deactivate
+from tuner.adapters import list_adapters
 from tuner.basemodel import load_base_model
 
 
-def create(settings: Settings, name: str, *, admin: bool, as_json: bool) -> None:
+def create(
+    settings: Settings, name: str, groups: Sequence[str], days: float | None, *, admin: bool, as_json: bool
+) -> None:
     """Make a key and print it."""
     role: Role = "admin" if admin else "user"
-    secret = create_key(Store(settings.home), name, role)
+    if admin and groups:
+        raise TandemError("An administrator reads the documents of every group.", do="Leave --group or --admin out.")
+    store = Store(settings.home)
+    secret = create_key(store, name, role, groups, days)
+    key = next(key for key in list_keys(store) if key.name == name)
     if as_json:
-        out_json({"name": name, "role": role, "key": secret})
+        out_json({**asdict(key), "key": secret})
     else:
         out(secret)
         note(f"Keep the key of {name} ({role}) now: it is stored only as a hash and cannot be shown again.")
 
 
 def show_keys(settings: Settings, *, as_json: bool) -> None:
-    """Print names and roles."""
+    """Print names, roles, groups and ends."""
     keys = list_keys(Store(settings.home))
     if as_json:
         out_json([asdict(key) for key in keys])
         return
     for key in keys:
-        out(f"{key.name:20} {key.role:6} {key.created}")
+        end = f", {'expired' if key.is_expired() else 'until'} {key.expires}" if key.expires else ""
+        out(f"{key.name:20} {key.role:6} {key.created}{end}  {' '.join(key.groups)}".rstrip())
     if not keys:
         out("There are no keys: the service answers this machine only.")
 
@@ -44,7 +54,7 @@ def revoke(settings: Settings, name: str) -> None:
 
 def show_adapters(settings: Settings, *, as_json: bool) -> None:
     """Print the cards."""
-    active = active_adapter(settings.home)
+    active = active_adapter(settings.home, settings.base_model)
     cards = list_adapters(settings.home)
     if as_json:
         out_json([{**asdict(card), "active": card.name == active} for card in cards])
@@ -56,8 +66,8 @@ def show_adapters(settings: Settings, *, as_json: bool) -> None:
         out(f"There are no adapters in {settings.home / 'adapters'}.")
 
 
-def activate_checked(settings: Settings, name: str) -> None:
-    """Verify the adapter against the base model of the settings, then make it the active one."""
+def activate_checked(settings: Settings, name: str, *, force: bool = False) -> None:
+    """Verify the adapter against the served base model and the last comparison, then make it the active one."""
     base = load_base_model(
         settings.base_model,
         cache=settings.weights_folder,
@@ -65,9 +75,10 @@ def activate_checked(settings: Settings, name: str) -> None:
         device=settings.device,
         report=note,
     )
-    verify_adapter(adapter_path(settings.home, name), base)
-    activate(settings.home, name)
+    card = activation.activate_checked(settings, name, base, force=force)
     out(f"The adapter {name} is active.")
+    if against := activation.spoken_against(settings, card):
+        note(f"It was activated against the last comparison: {against}")
 
 
 def deactivate_active(settings: Settings) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import sys
 from contextlib import ExitStack
@@ -19,11 +18,11 @@ from service.assembly import chunk_size, corpora_to_index, load_embedder
 from service.commands.console import note, sync_progress
 from service.commands.index import show_outcome
 from service.keys import Keyring
+from service.logs import set_up_logs
 from service.running import Service
 from service.settings import Settings
 
 MANUAL = "share/tandem/corpora"
-DRAIN_SECONDS = 10
 
 
 def run_serve(settings: Settings) -> None:
@@ -114,22 +113,12 @@ def _listening(settings: Settings) -> socket.socket:
 
 
 def _serve(settings: Settings, store: Store, listener: socket.socket, embedder: Embedder | None) -> None:
-    import uvicorn
+    from service.server import Server, allow_connections
 
-    from service.api.app import create_app
-
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for noisy in ("httpx", "faiss.loader", "sentence_transformers", "transformers", "uvicorn.error"):
-        logging.getLogger(noisy).setLevel("WARNING")
+    set_up_logs(settings.log_level, settings.log_format)
+    allow_connections()
     service = Service(settings, store)
     service.load(embedder)
     host, port = listener.getsockname()[:2]
     note(f"Tandem serves http://{f'[{host}]' if ':' in host else host}:{port} (stop with Ctrl-C)")
-    config = uvicorn.Config(
-        create_app(service),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=DRAIN_SECONDS,
-    )
-    uvicorn.Server(config).run(sockets=[listener])
+    Server(service).run(sockets=[listener])

@@ -1,208 +1,228 @@
-"""tandem tune: fine-tune on pairs about the documents. The recipe `embedder` tunes what finds the passages."""
+"""tandem tune: fine-tune the base model on rows, or an adapter on preferences; the result is an adapter or a model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from indexer.database import exclusive
-from indexer.embedding import Embedder, SentenceTransformerEmbedder
 from indexer.errors import TandemError
-from indexer.evaluation import Comparison
 from indexer.folders import file_sha256
-from indexer.retrieval import Retriever
-from indexer.store import Store
-from indexer.sync import Progress, sync
-from indexer.weights import embedder_weights, named_weights
-from service.assembly import base_embedder, chunk_size, corpora_to_index, load_embedder
+from indexer.sync import Progress as Shown
 from service.commands.console import note, out, out_json, sync_progress
+from service.commands.live import step_lines, stopping
+from service.commands.rows import Built, RowSources, build_rows, show_counts
 from service.settings import Settings
-from tuner.embedder import EmbedderRecipe, Step, Tuned, tune_embedder
-from tuner.embedder_rows import Library, Row, make_rows
-from tuner.embedder_validation import Measured, Validation, gain
-from tuner.pairs import read_pairs, split_by_document
-from tuner.tuned_embedders import EmbedderCard, new_folder, save_embedder
-
-RECIPES = ("embedder",)
-VALIDATION_SHARE = 0.2
-
-Report = Callable[[Progress], None]
+from tuner.adapters import adapter_path
+from tuner.basemodel import BaseModel, Quantisation, load_base_model
+from tuner.events import Events
+from tuner.finished import publish
+from tuner.preference import Preference, preferences_of, read_preferences
+from tuner.recipe import RECIPES, Recipe
+from tuner.rows import Row, split_rows
+from tuner.runs import Material, Run, finish_run, free_name, open_run, run_folder, start_run
+from tuner.schedule import Progress
+from tuner.tuning import Tuned, Watch, explained_memory, tune
 
 
 @dataclass(frozen=True, slots=True)
-class Tuning:
-    """What `tandem tune --recipe embedder` is asked to do."""
+class Request:
+    """What `tandem tune` is asked to do. `recipe` is None only with `resume`."""
 
-    pairs: Path
-    recipe: EmbedderRecipe
+    recipe: Recipe | None
+    sources: RowSources = RowSources()
+    base_model: str | None = None
     name: str | None = None
-    activate: bool = True
+    resume: bool = False
     force: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Material:
-    """What is tuned on, what decides, and how the deployed embedder does there."""
-
-    rows: list[Row]
-    validation: Validation
-    before: Measured
-    counts: dict[str, int]
+    tensorboard: bool = False
 
 
 def check_recipe(name: str) -> None:
     """Raise TandemError for a recipe that does not exist."""
-    if name not in RECIPES:
-        raise TandemError(
-            f"There is no recipe {name!r}.", expected=f"{', '.join(RECIPES)}: the only one.", do="Name that one."
-        )
+    known = (*RECIPES, "embedder")
+    if name not in known:
+        raise TandemError(f"There is no recipe {name!r}.", expected=f"One of: {', '.join(known)}.", do="Name one.")
 
 
-def run_tune(settings: Settings, tuning: Tuning, *, as_json: bool) -> dict[str, Any]:
-    """Tune, save, and, when held-out questions say it is better, rebuild the index with it. Raises TandemError."""
-    if tuning.activate and "embedder" in settings.model_fields_set:
-        raise TandemError(
-            f"The setting `embedder` names {settings.embedder!r}, so a tuned embedder would not be used.",
-            expected="No `embedder` setting, or --no-activate.",
-            do="Remove it from tandem.toml and from TANDEM_EMBEDDER, or give --no-activate.",
-            code="conflict",
-        )
+def run_tune(settings: Settings, request: Request, *, as_json: bool) -> dict[str, Any]:
+    """Tune and save, or go on with a run that was cut off. Raises TandemError; a checkpoint is kept then."""
     busy = TandemError(
         "Another process is tuning in this home folder.", do="Wait until it has finished.", code="conflict"
     )
-    with exclusive(settings.home, "tune", busy), sync_progress() as report:
-        folder = new_folder(settings.home, tuning.name)
-        store = Store(settings.home)
-        body = _tune(settings, store, tuning, folder, report)
-        if body["activated"]:
-            body["generation"] = _rebuild(settings, store, folder, report)
-        store.close()
+    with exclusive(settings.home, "tune", busy):
+        if request.resume:
+            run = _resumed(settings, request)
+            base = _load(settings, run.base_model, run.recipe)
+            if base.sha256 != run.base_sha256:
+                raise TandemError(
+                    f"The run {run.name!r} was started on another base model ({run.base_sha256[:12]}).",
+                    expected=f"The base model {run.base_model} as it was then.",
+                    do="Put it back, or start again with --force.",
+                    code="conflict",
+                )
+        else:
+            run, base = _started(settings, request)
+        tuned = _tune(settings, run, base, tensorboard=request.tensorboard)
+        folder = publish(settings.home, run, base, tuned)
+        finish_run(run)
+    body = _body(run, tuned, folder)
     if as_json:
         out_json(body)
     else:
-        _show(body)
+        _show(run, tuned, folder)
     return body
 
 
-def _tune(settings: Settings, store: Store, tuning: Tuning, folder: Path, report: Report) -> dict[str, Any]:
-    material = _material(settings, store, tuning, report)
-    counts = material.counts
-    note(
-        f"{counts['given']} pairs, {counts['used']} of them answerable from the index: {counts['tuned_on']} to tune on,"
-        f" {counts['validated_on']} about other documents to validate."
-    )
-    weights = embedder_weights(settings.embedder, settings.weights_folder, note)
-    device = "cuda" if settings.device == "cuda" else "cpu"
-    tuned = tune_embedder(
-        weights, material.rows, material.validation, tuning.recipe, device=device, report=_steps(report)
-    )
-    difference = gain(material.before, tuned.measured)
-    validation = _validation(material, tuned, difference)
-    card = EmbedderCard(
-        name=folder.name,
-        base=base_embedder(settings).identity,
-        recipe={"name": "embedder", **asdict(tuning.recipe), "epoch": tuned.epoch},
-        pairs={"sha256": file_sha256(tuning.pairs), **counts},
-        documents=tuple(sorted({row.document for row in material.rows})),
-        validation=validation,
-        versions={name: version(name) for name in ("tandem-qa", "torch", "transformers", "sentence-transformers")},
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    save_embedder(folder, card, tuned.save)
-    better = difference.difference > 0
-    reason = "" if better or tuning.force else "It is no better than the present embedder on the held-out questions."
-    if not tuning.activate:
-        reason = "--no-activate was given."
-    return {
-        "name": folder.name,
-        "folder": str(folder),
-        "base": card.base,
-        "epoch": tuned.epoch,
-        "losses": [round(loss, 4) for loss in tuned.losses],
-        "pairs": counts,
-        "validation": validation,
-        "activated": not reason,
-        "reason": reason,
-        "generation": None,
-    }
-
-
-def _material(settings: Settings, store: Store, tuning: Tuning, report: Report) -> _Material:
-    given = read_pairs(tuning.pairs)
-    retriever = Retriever(store, load_embedder(settings, note))
-    with store.read() as snapshot:
-        retriever.check(snapshot)
-        library = Library(snapshot)
-        used = library.place(given)
-        train, held_out = split_by_document(used, VALIDATION_SHARE, tuning.recipe.seed)
-        rows = make_rows(library, retriever, train, lambda done, of: report(Progress("pairs", done, of)))
-        validation = Validation(library, held_out, hybrid=settings.channel == "hybrid", seed=tuning.recipe.seed)
-        questions = np.stack([retriever.embedder.embed_question(question) for question in validation.questions])
-        before = validation.measure(questions, snapshot.vectors(np.asarray(validation.rows, np.int64)))
-    counts = {"given": len(given), "used": len(used), "tuned_on": len(train), "validated_on": len(held_out)}
-    return _Material(rows, validation, before, counts)
-
-
-def _steps(report: Report) -> Callable[[Step], None]:
-    def told(step: Step) -> None:
-        if step.validation is None:
-            report(Progress("tune", step.step, step.steps, f"epoch {step.epoch}, loss {step.loss:.3f}"))
-        else:
-            note(f"Epoch {step.epoch}: loss {step.loss:.3f}, held-out nDCG@10 {step.validation:.3f}.")
-
-    return told
-
-
-def _validation(material: _Material, tuned: Tuned, difference: Comparison) -> dict[str, Any]:
-    validation = material.validation
-    return {
-        "questions": len(validation.questions),
-        "chunks": len(validation.rows),
-        "of_chunks": validation.of,
-        "before": material.before.as_json(),
-        "after": tuned.measured.as_json(),
-        "gain": {name: round(getattr(difference, name), 4) for name in ("difference", "low", "high", "p")},
-    }
-
-
-def _rebuild(settings: Settings, store: Store, folder: Path, report: Report) -> int:
-    embedder: Embedder = SentenceTransformerEmbedder(
-        named_weights(str(folder), settings.weights_folder),
-        device="cuda" if settings.device == "cuda" else "cpu",
-    )
-    try:
-        corpora = corpora_to_index(settings, store)
-        return sync(store, corpora, embedder, chunk_size(settings), report=report).generation
-    except TandemError as error:
+def _started(settings: Settings, request: Request) -> tuple[Run, BaseModel]:
+    recipe = request.recipe
+    if recipe is None:
         raise TandemError(
-            f"The index could not be rebuilt with the tuned embedder {folder.name}: {error.happened}",
-            expected=error.expected,
-            do=f"{error.do} Then `TANDEM_EMBEDDER={folder} tandem index` rebuilds it; the embedder is kept.".strip(),
-            code=error.code,
-        ) from error
+            "There is no recipe.", expected=f"--recipe with one of: {', '.join(RECIPES)}.", do="Name one."
+        )
+    name = request.name or free_name(settings.home, recipe)
+    folder = run_folder(settings.home, name)
+    if recipe.start_from and not adapter_path(settings.home, recipe.start_from).is_dir():
+        raise TandemError(
+            f"There is no adapter {recipe.start_from!r} to start from.",
+            do="Run `tandem adapters list`.",
+            code="not_found",
+        )
+    material = _material(settings, request.sources, recipe)
+    base_model = request.base_model or settings.base_model
+    base = _load(settings, base_model, recipe)
+    run = Run(folder, recipe, base_model, base.sha256, material)
+    start_run(settings.home, name, run, force=request.force)
+    return run, base
 
 
-def _show(body: dict[str, Any]) -> None:
-    validation, difference = body["validation"], body["validation"]["gain"]
-    out(f"{body['folder']}: tuned on {body['pairs']['tuned_on']} pairs, epoch {body['epoch']} kept.")
-    sampled = "" if validation["chunks"] == validation["of_chunks"] else f" (of {validation['of_chunks']})"
-    out(f"{validation['questions']} held-out questions against {validation['chunks']} chunks{sampled}:")
-    out("            before   after")
-    for channel, measures in validation["before"].items():
-        for name, value in measures.items():
-            out(f"{channel:9}{name:10} {value:.3f}   {validation['after'][channel][name]:.3f}")
-    out(
-        f"nDCG@10 {difference['difference']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}],"
-        f" p = {difference['p']:.4f} (randomisation test)"
-    )
-    if body["activated"]:
-        out(f"It is in use: generation {body['generation']} was made with it. `tandem index --rollback` goes back.")
+def _resumed(settings: Settings, request: Request) -> Run:
+    if request.name is None:
+        raise TandemError("--resume needs to know which run.", expected="--name.", do="Name the run that was cut off.")
+    run = open_run(settings.home, request.name)
+    if request.recipe is not None and request.recipe != run.recipe:
+        changed = [key for key in run.recipe.__slots__ if getattr(run.recipe, key) != getattr(request.recipe, key)]
+        raise TandemError(
+            f"The run {run.name!r} was started with other settings: {', '.join(changed)}.",
+            expected="The settings it was started with, or no recipe at all.",
+            do=f"Run `tandem tune --resume --name {run.name}`.",
+            code="conflict",
+        )
+    files = [path for path in (request.sources.pairs, *request.sources.rows) if path]
+    others = [str(path) for path in files if not _is_source(run, path)]
+    if request.base_model not in (None, run.base_model):
+        others.append(str(request.base_model))
+    if others:
+        raise TandemError(
+            f"The run {run.name!r} was not started with {', '.join(others)}.",
+            expected="The files and the base model it was started with, or none.",
+            do=f"Run `tandem tune --resume --name {run.name}`.",
+            code="conflict",
+        )
+    return run
+
+
+def _is_source(run: Run, path: Path) -> bool:
+    return path.is_file() and run.material.sources.get(path.name) == file_sha256(path)
+
+
+def _material(settings: Settings, sources: RowSources, recipe: Recipe) -> Material:
+    if recipe.name == "dpo":
+        return _preferences(settings, sources, recipe)
+    built = build_rows(settings, sources)
+    show_counts(built, note)
+    rows, held_out = split_rows(built.rows, recipe.validation_share, recipe.seed)
+    return Material(rows, held_out, built.sources, built.documents, built.dropped, built.written_by)
+
+
+def _preferences(settings: Settings, sources: RowSources, recipe: Recipe) -> Material:
+    """Preferences as they stand in a --rows file, or made of rows."""
+    if sources.rows and all(_holds_preferences(path) for path in sources.rows) and not sources.pairs:
+        made = [item for path in sources.rows for item in read_preferences(path)]
+        built = Built([], {}, (), {path.name: file_sha256(path) for path in sources.rows}, ())
     else:
-        out(f"It is not in use. {body['reason']}")
-        out(f"`TANDEM_EMBEDDER={body['folder']} tandem index` would rebuild the index with it.")
+        built = build_rows(settings, sources)
+        show_counts(built, note)
+        made = preferences_of(built.rows, recipe.seed)
+    note(f"{len(made)} preferences")
+    stand_ins = [Row("absent", item.question, item.passages, item.chosen, item.documents) for item in made]
+    held = {id(row) for row in split_rows(stand_ins, recipe.validation_share, recipe.seed)[1]}
+    parts: tuple[list[Preference], list[Preference]] = ([], [])
+    for row, item in zip(stand_ins, made, strict=True):
+        parts[id(row) in held].append(item)
+    return Material(*parts, built.sources, built.documents, built.dropped, built.written_by)
+
+
+def _holds_preferences(path: Path) -> bool:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return '"chosen"' in file.readline()
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _load(settings: Settings, name: str, recipe: Recipe) -> BaseModel:
+    quantisation: Quantisation = recipe.quantisation
+    with explained_memory(recipe):
+        return load_base_model(
+            name,
+            cache=settings.weights_folder,
+            quantisation=quantisation,
+            device=settings.device,
+            threads=settings.threads,
+            report=note,
+        )
+
+
+def _tune(settings: Settings, run: Run, base: BaseModel, *, tensorboard: bool) -> Tuned:
+    start = adapter_path(settings.home, run.recipe.start_from) if run.recipe.start_from else None
+    note(f"Run {run.name}: Ctrl-C stops it; `tandem tune --resume --name {run.name}` goes on.")
+    with sync_progress() as bar, stopping() as stopped, Events(run.folder / "events", wanted=tensorboard) as events:
+        lines = step_lines()
+
+        def follow(progress: Progress) -> None:
+            rate = progress.tokens / max(progress.seconds, 1e-9)
+            text = f"loss {progress.loss:.3f}, {rate:.0f} tokens/s"
+            bar(Shown("tune", progress.step, progress.steps, text))
+            lines(progress, text)
+            events.write(progress)
+
+        return tune(base, run, Watch(note, follow, stopped.is_set), start)
+
+
+def _body(run: Run, tuned: Tuned, folder: Path) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "recipe": run.recipe.name,
+        "folder": str(folder),
+        "kind": "adapter" if run.recipe.trains_adapter else "model",
+        "counts": dict(tuned.counts),
+        "dropped": dict(run.material.dropped),
+        "metrics": dict(tuned.metrics),
+        "warnings": list(tuned.warnings),
+    }
+
+
+def _show(run: Run, tuned: Tuned, folder: Path) -> None:
+    metrics, forgetting = tuned.metrics, tuned.metrics["forgetting"]
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    out(
+        f"{folder}: {size / 1e6:.1f} MB, trained in {metrics['seconds']:.0f} s"
+        f" ({metrics['tokens_per_second']} tokens/s)."
+    )
+    if "validation_loss_after" in metrics:
+        out(
+            f"Held-out loss {metrics['validation_loss_before']:.4f} before,"
+            f" {metrics['validation_loss_after']:.4f} after (step {metrics['best_step']} was the best)."
+        )
+    out(
+        f"General text: perplexity {forgetting['perplexity_before']:g} before, {forgetting['perplexity_after']:g}"
+        f" after; {forgetting['right_before']} and {forgetting['right_after']} of {forgetting['questions']} questions."
+    )
+    for warning in tuned.warnings:
+        out(f"Warning: {warning}")
+    if run.recipe.trains_adapter:
+        out(f"`tandem adapters activate {run.name}` answers with it.")
+    else:
+        out(f"It is a base model: set base_model (TANDEM_BASE_MODEL) to {folder} to answer with it.")

@@ -15,7 +15,8 @@ export function createAnswerText(container, open) {
   function append(part, chip) {
     let from = 0;
     for (const match of part.matchAll(MARKER)) {
-      container.append(part.slice(from, match.index), chip(Number(match[1]), match[0]));
+      const text = part.slice(from, match.index).replace(/ $/, "\u00a0"); // a chip stays on the line of its word
+      container.append(text, chip(Number(match[1]), match[0]));
       from = match.index + match[0].length;
     }
     if (from < part.length) container.append(part.slice(from));

@@ -4,12 +4,13 @@ import { askForKey, currentKey } from "./key.js";
 
 /** What went wrong, in the service's own three parts: message, expected, do. */
 export class Failure extends Error {
-  constructor({ code = "error", message = "Something went wrong.", expected = "", do: remedy = "", request_id = "" } = {}) {
+  constructor({ code = "error", message = "Something went wrong.", expected = "", do: remedy = "", request_id = "" } = {}, wait = null) {
     super(message);
     this.code = code;
     this.expected = expected;
     this.remedy = remedy;
     this.requestId = request_id;
+    this.wait = wait; // seconds after which it may be tried again, where the service said so
   }
 }
 
@@ -18,9 +19,10 @@ export function unreachable(message = "The server cannot be reached.") {
 }
 
 async function failureOf(response) {
+  const wait = Number(response.headers.get("Retry-After")) || null;
   try {
     const body = await response.json();
-    if (body?.error?.message) return new Failure(body.error);
+    if (body?.error?.message) return new Failure(body.error, wait);
   } catch {
     // a proxy's own error page: the status is all there is
   }
@@ -33,10 +35,11 @@ export async function request(path, { method = "GET", body, signal, accept = "ap
     const key = currentKey();
     const headers = { Accept: accept };
     if (key) headers.Authorization = `Bearer ${key}`;
-    if (body !== undefined) headers["Content-Type"] = "application/json";
+    const isForm = body instanceof FormData; // the browser writes its header, with the boundary
+    if (body !== undefined && !isForm) headers["Content-Type"] = "application/json";
     let response;
     try {
-      response = await fetch(path, { method, headers, signal, cache: "no-store", body: body && JSON.stringify(body) });
+      response = await fetch(path, { method, headers, signal, cache: "no-store", body: isForm ? body : body && JSON.stringify(body) });
     } catch (error) {
       if (error.name === "AbortError") throw error;
       throw unreachable();

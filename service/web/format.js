@@ -28,6 +28,12 @@ export function timeLeft(seconds) {
   return `about ${Math.round(seconds / 60)} min left`;
 }
 
+/** Bytes in the unit that people read: 47.7 MB. */
+export function bytes(count) {
+  const power = Math.min(3, Math.floor(Math.log10(Math.max(1, count)) / 3));
+  return `${(count / 1000 ** power).toLocaleString("en", { maximumFractionDigits: power ? 1 : 0 })} ${["bytes", "kB", "MB", "GB"][power]}`;
+}
+
 /** Scores are cosines (0 to 1) or fused ranks (around 0.03): two significant digits suit both. */
 export function score(value) {
   return Number.isFinite(value) ? (Math.abs(value) < 0.1 ? value.toPrecision(2) : value.toFixed(2)) : "";

@@ -8,19 +8,26 @@ let asking = null;
 
 export const currentKey = () => sessionStorage.getItem(NAME) ?? "";
 
-export const forgetKey = () => sessionStorage.removeItem(NAME);
+/** Forget the key and everything that was shown with it. */
+export function forgetKey() {
+  sessionStorage.removeItem(NAME);
+  location.reload();
+}
+
+/** Let the person enter another key than the one there is. */
+export const changeKey = () => askForKey(currentKey(), true);
 
 /** Ask the person for a key. Resolves to true when there is one to try, false when they declined. */
-export function askForKey(rejected) {
+export function askForKey(rejected, isWanted = false) {
   if (currentKey() !== rejected) return Promise.resolve(true); // another request has just been given one
-  asking ??= show(rejected).finally(() => {
+  asking ??= show(rejected && !isWanted).finally(() => {
     asking = null;
   });
   return asking;
 }
 
-function show(rejected) {
-  byId("key-problem").hidden = !rejected;
+function show(isRejected) {
+  byId("key-problem").hidden = !isRejected;
   input.value = "";
   dialog.showModal();
   input.focus();

@@ -1,45 +1,91 @@
-// The index panel: which documents there are, and reading them again.
-import { getJSON, request } from "./api.js";
-import { byId, el } from "./dom.js";
+// The documents panel: which documents there are, and deleting those that were uploaded.
+import { isAdmin } from "./access.js";
+import { getJSON } from "./api.js";
+import { announce, byId, el, icon } from "./dom.js";
 import { dots, plural } from "./format.js";
-import { cancelJob, createJobView, follow, isFinal, percent } from "./job.js";
-import { currentKey, forgetKey } from "./key.js";
 import { createPanel } from "./panel.js";
 import { problem } from "./problem.js";
+import { findJob, watchJob } from "./indexing.js";
 
 const BATCH = 100; // rows put in the page at a time; a corpus may hold many thousands
+const FILTER_FROM = 8;
 const opener = byId("open-index");
 const list = byId("documents");
 const trouble = byId("index-problem");
-const reindexButton = byId("reindex");
 const panel = createPanel(byId("index-panel"), byId("index-title"), () => opener.setAttribute("aria-expanded", "false"));
-const showJob = createJobView(byId("job"), () => following && cancelJob(following).catch(complain));
 
 let documents = [];
 let limit = BATCH;
-let following = null;
-
-function complain(failure) {
-  trouble.replaceChildren(problem(failure, null));
-}
+let asked = null; // the id of the document whose deletion is to be confirmed
 
 function draw() {
   const wanted = byId("filter").value.trim().toLowerCase();
   const found = documents.filter((each) => !wanted || `${each.title} ${each.document}`.toLowerCase().includes(wanted));
   list.replaceChildren(...found.slice(0, limit).map(row));
-  if (found.length === 0) list.append(el("li", { class: "empty" }, wanted ? "No document matches." : "No documents yet. Put files into a corpus folder, then re-index."));
+  if (found.length === 0) list.append(el("li", { class: "empty" }, wanted ? "No document matches." : nothingYet()));
   byId("more").hidden = found.length <= limit;
 }
 
+const nothingYet = () => `No documents yet. ${isAdmin() ? "Upload some, or put files into a corpus folder and re-index." : "An administrator can add some."}`;
+
 function row(each) {
-  const size = dots(plural(each.chunks, "chunk"), each.pages ? plural(each.pages, "page") : "", each.format);
-  return el(
+  const readers = (each.groups ?? []).map((some) => some.join(" or ")).join(", and ");
+  const size = dots(
+    plural(each.chunks, "chunk"),
+    each.pages ? plural(each.pages, "page") : "",
+    each.format,
+    each.uploaded ? "uploaded" : "",
+    readers && `only for ${readers}`,
+  );
+  const item = el(
     "li",
-    {},
+    { "data-document": each.document },
     el("span", { class: "document-title" }, each.title || each.document),
     el("span", { class: "path" }, each.document),
     el("span", { class: "document-size" }, size),
   );
+  if (each.uploaded && isAdmin()) item.append(asked === each.id ? confirmation(each) : deleteButton(each));
+  return item;
+}
+
+function deleteButton(each) {
+  const label = `Delete ${each.document}`;
+  const ask = () => {
+    asked = each.id;
+    draw();
+    list.querySelector(".confirm button").focus();
+  };
+  return el("button", { class: "button quiet icon delete", type: "button", "aria-label": label, title: label, onclick: ask }, icon("delete"));
+}
+
+function confirmation(each) {
+  const what = each.format === "jsonl" ? `${each.document} with all its records` : each.document;
+  const keep = () => {
+    asked = null;
+    draw();
+    list.querySelector(`[data-document="${CSS.escape(each.document)}"] button`)?.focus();
+  };
+  return el(
+    "div",
+    { class: "confirm", role: "group", "aria-label": `Delete ${what}?` },
+    el("p", {}, `Delete ${what}? No answer will use it any more.`),
+    el("button", { class: "button", type: "button", onclick: keep }, "Keep it"),
+    el("button", { class: "button danger", type: "button", onclick: () => remove(each) }, "Delete"),
+  );
+}
+
+async function remove(each) {
+  trouble.replaceChildren();
+  asked = null;
+  try {
+    const { job } = await getJSON(`/documents/${encodeURIComponent(each.id)}`, { method: "DELETE" });
+    announce(`${each.document} is being deleted.`);
+    byId("index-title").focus();
+    await watchJob(job);
+  } catch (failure) {
+    trouble.replaceChildren(problem(failure, () => remove(each)));
+    draw();
+  }
 }
 
 /** Read the list of documents again; gives it to whoever listens for "documents". */
@@ -48,59 +94,18 @@ export async function loadDocuments() {
   documents = body.documents;
   const chunks = documents.reduce((sum, each) => sum + (each.chunks ?? 0), 0);
   byId("index-meta").textContent = dots(plural(documents.length, "document"), plural(chunks, "chunk"), `generation ${body.generation}`);
-  byId("filter-row").hidden = documents.length < 8;
+  byId("filter-row").hidden = documents.length < FILTER_FROM;
   draw();
   document.dispatchEvent(new CustomEvent("documents", { detail: body }));
 }
 
-async function watch(job) {
-  if (following) return;
-  following = job;
-  reindexButton.disabled = true;
-  try {
-    const last = await follow(job, (now) => {
-      following = now;
-      showJob(now);
-      badge(now);
-    });
-    following = null;
-    if (last.state === "done") await loadDocuments();
-  } catch (failure) {
-    complain(failure);
-  } finally {
-    following = null;
-    reindexButton.disabled = false;
-    byId("open-index-text").textContent = "Documents";
-  }
-}
-
-function badge(job) {
-  const share = percent(job);
-  byId("open-index-text").textContent = isFinal(job) ? "Documents" : share === null ? "Indexing" : `Indexing ${share} %`;
-}
-
-async function reindex() {
-  trouble.replaceChildren();
-  reindexButton.disabled = true;
-  try {
-    const { job } = await getJSON("/reindex", { method: "POST", body: {} });
-    await watch(job);
-  } catch (failure) {
-    trouble.replaceChildren(problem(failure, reindex));
-  } finally {
-    reindexButton.disabled = following !== null;
-  }
-}
-
 async function openIndex() {
-  byId("key-row").hidden = !currentKey();
   panel.open(opener);
   opener.setAttribute("aria-expanded", "true");
   trouble.replaceChildren();
   try {
-    const [, { jobs }] = await Promise.all([loadDocuments(), getJSON("/jobs")]);
-    if (jobs.length && !isFinal(jobs[0])) watch(jobs[0]);
-    else if (jobs.length && !following) showJob(jobs[0]);
+    await loadDocuments();
+    if (isAdmin()) await findJob();
   } catch (failure) {
     trouble.replaceChildren(problem(failure, openIndex));
   }
@@ -108,7 +113,6 @@ async function openIndex() {
 
 opener.addEventListener("click", () => (panel.isOpen() ? panel.close() : openIndex()));
 byId("index-close").addEventListener("click", () => panel.close());
-reindexButton.addEventListener("click", reindex);
 byId("filter").addEventListener("input", () => {
   limit = BATCH;
   draw();
@@ -117,7 +121,7 @@ byId("more").addEventListener("click", () => {
   limit += BATCH;
   draw();
 });
-byId("forget-key").addEventListener("click", () => {
-  forgetKey();
-  byId("key-row").hidden = true;
+document.addEventListener("access", draw);
+document.addEventListener("job-end", ({ detail }) => {
+  if (detail.state === "done") loadDocuments().catch((failure) => trouble.replaceChildren(problem(failure, openIndex)));
 });

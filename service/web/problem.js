@@ -8,7 +8,7 @@ export function problem(failure, retry) {
   const actions = el("div", { class: "problem-actions" });
   if (failure.code === "forbidden") {
     const other = async () => {
-      if (await askForKey(currentKey())) retry();
+      if (await askForKey(currentKey())) retry?.();
     };
     actions.append(el("button", { class: "button", type: "button", onclick: other }, "Use another key"));
   }
@@ -23,6 +23,7 @@ export function problem(failure, retry) {
       el("p", { class: "problem-message" }, known ? failure.message : "The page could not go on."),
       failure.expected ? el("p", {}, failure.expected) : null,
       failure.remedy ? el("p", {}, failure.remedy) : null,
+      failure.wait ? el("p", {}, `It can be tried again in ${failure.wait} s.`) : null,
       failure.requestId ? el("p", { class: "problem-id" }, `Request ${failure.requestId}`) : null,
       actions.childElementCount ? actions : null,
     ),

@@ -21,4 +21,5 @@ export function showExamples(documents, choose) {
     el("li", {}, el("button", { class: "example", type: "button", onclick: () => choose(question) }, question)),
   );
   byId("examples").replaceChildren(...items);
+  byId("empty").hidden = documents.length > 0;
 }

@@ -25,7 +25,7 @@ from indexer.store import Store
 from indexer.sync import sync
 from service.assembly import base_embedder, chunk_size, load_embedder
 from service.commands.evaluate import rank_all
-from service.commands.tune import Tuning, run_tune
+from service.commands.tune_embedder import Tuning, run_tune
 from service.settings import Settings
 from tuner.embedder import EmbedderRecipe
 

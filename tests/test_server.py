@@ -1,0 +1,185 @@
+"""A real process with real signals; the models are scripted, so that an answer takes as long as the test says."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+TIDES = "How often does the moon raise the tides of the ocean?"
+TESTS = Path(__file__).parent
+SERVER = TESTS / "scripted_server.py"
+Start = Callable[..., tuple[subprocess.Popen[str], str]]
+
+
+@pytest.fixture
+def start(home: Path) -> Iterator[Start]:
+    """start(words, delay, drain): a process that serves the library, and its address; killed at the end."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(words: int = 0, delay: float = 0.0, drain: float = 5.0) -> tuple[subprocess.Popen[str], str]:
+        options = {"words": words, "delay": delay, "drain_seconds": drain}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
+        process = subprocess.Popen(
+            [sys.executable, str(SERVER), str(home), json.dumps(options)],
+            env=environment | {"PYTHONPATH": str(TESTS.parent)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        assert process.stdout
+        port = process.stdout.readline().strip()
+        assert port, process.communicate()[1]
+        return process, f"http://127.0.0.1:{port}"
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def get(url: str, body: dict[str, Any] | None = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"} | (headers or {}))
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())
+
+
+def asking(url: str) -> socket.socket:
+    """A streamed question that is being answered."""
+    port = int(url.rpartition(":")[2])
+    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    body = json.dumps({"question": TIDES, "stream": True}).encode()
+    head = f"POST /ask HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    connection.sendall(f"{head}\r\n\r\n".encode() + body)
+    received = b""
+    while b"event: token" not in received:
+        part = connection.recv(65536)
+        assert part, received
+        received += part
+    return connection
+
+
+def rest(connection: socket.socket) -> bytes:
+    received = b""
+    try:
+        while part := connection.recv(65536):
+            received += part
+    except ConnectionError:
+        pass
+    connection.close()
+    return received
+
+
+def test_the_first_signal_lets_answers_finish_and_takes_nothing_new(start: Start) -> None:
+    process, url = start(words=25, delay=0.01)
+    connection = asking(url)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    status, body = get(f"{url}/readyz")
+    assert (status, body["status"]) == (503, "stopping")
+    status, body = get(f"{url}/ask", {"question": TIDES})
+    assert (status, body["error"]["code"]) == (503, "unavailable")
+    assert b"event: done" in rest(connection), "what was asked before is answered"
+    assert process.wait(5) == -signal.SIGTERM
+
+
+def test_what_takes_longer_than_the_drain_is_cancelled(start: Start) -> None:
+    process, url = start(words=500, delay=0.02, drain=0.5)
+    connection = asking(url)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert b"event: done" not in rest(connection)
+    assert process.wait(10) == -signal.SIGTERM
+    assert 0.5 <= time.monotonic() - began < 6
+
+
+def test_a_second_signal_ends_it_at_once(start: Start) -> None:
+    process, url = start(words=500, delay=0.02, drain=60)
+    connection = asking(url)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert process.poll() is None
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == -signal.SIGTERM
+    assert time.monotonic() - began < 1
+    connection.close()
+
+
+def test_nothing_to_wait_for_is_not_waited_for(start: Start) -> None:
+    process, url = start(drain=60)
+    assert get(f"{url}/readyz")[0] == 200
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.wait(10)
+    assert time.monotonic() - began < 5
+
+
+def test_lines_on_standard_error_are_json(start: Start) -> None:
+    process, url = start()
+    get(f"{url}/ask", {"question": TIDES}, {"X-Request-ID": "line-1"})
+    process.send_signal(signal.SIGTERM)
+    lines = [json.loads(line) for line in process.communicate(timeout=10)[1].splitlines()]
+    (line,) = (line for line in lines if line.get("route") == "/ask")
+    assert line["request_id"] == "line-1" and line["status"] == 200 and line["mode"] == "rag"
+
+
+def test_two_processes_serve_one_home_while_one_indexes(start: Start, home: Path, library: Path) -> None:
+    corpus = home.parent / "corpus"
+    corpus.mkdir()
+    (corpus / "storks.md").write_text("# Storks\n\nStorks fly to Africa in August.\n")
+    (_, first), (_, second) = start(), start()
+    generation = get(f"{first}/readyz")[1]["generation"]
+    assert get(f"{second}/readyz")[1]["generation"] == generation
+    job = get(f"{first}/reindex", {})[1]["job"]["id"]
+    wrong = 0
+    deadline = time.monotonic() + 30
+    while get(f"{first}/jobs/{job}")[1]["state"] == "running" and time.monotonic() < deadline:
+        for url in (first, second):
+            status, body = get(f"{url}/ask", {"question": TIDES})
+            wrong += status != 200 or "twice a day" not in body["answer"]
+    assert wrong == 0
+    assert get(f"{second}/jobs/{job}")[1]["state"] == "done", "one history for both"
+    for url in (first, second):
+        assert get(f"{url}/readyz")[1]["generation"] == generation + 1
+        found = get(f"{url}/search?question=Where+do+storks+fly+to")[1]
+        assert found[0]["document"].endswith("storks.md"), url
+    third = start()[1]
+    assert get(f"{third}/jobs/{job}")[1]["state"] == "done"
+
+
+def test_doctor_looks_at_a_running_service(
+    start: Start, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from service.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TANDEM_HOME", str(home))
+    process, url = start()
+    result = CliRunner().invoke(app, ["doctor", "--url", url, "--json"])
+    checks = {check["check"]: check for check in json.loads(result.stdout)["checks"]}
+    assert result.exit_code == 0 and checks.keys() == {"alive", "version", "ready", "generation", "modes"}
+    monkeypatch.setenv("TANDEM_HOME", str(tmp_path / "elsewhere"))
+    assert "no index here" in CliRunner().invoke(app, ["doctor", "--url", f"{url}/"]).stdout
+    process.kill()
+    process.wait()
+    result = CliRunner().invoke(app, ["doctor", "--url", url])
+    assert result.exit_code == 2 and result.stdout.startswith("BAD alive")
+    result = CliRunner().invoke(app, ["doctor", "--url", "file:///etc/passwd"])
+    assert result.exit_code == 2 and "no address" in result.output

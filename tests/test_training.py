@@ -1,0 +1,292 @@
+"""The training loop: exact gradients, runs that continue bit for bit, and what happens when something goes wrong."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_models import save_small_model
+from tuning_rows import make_rows
+
+from indexer.errors import TandemError
+from tuner.basemodel import BaseModel, load_base_model
+from tuner.blocks import passage_spans
+from tuner.grouploss import Reading, block_mask, find_reading, group_loss
+from tuner.groups import Encoded, encode_rows, row_prompt
+from tuner.objective import Supervised
+from tuner.recipe import Recipe
+from tuner.schedule import Progress, Schedule, learning_rate, reading_order, step_seed, validation_steps
+from tuner.train import Training, evaluate, train
+from tuner.trainable import make_trainable
+
+SCHEDULE = Schedule(epochs=2, learning_rate=1e-2, accumulation=1, validations=2, precision="float32", seed=5)
+DROPPED = Recipe("lora", r=4, dropout=0.2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_small_model(tmp_path_factory.mktemp("base"), window=2048)
+
+
+@pytest.fixture
+def base(folder: Path) -> BaseModel:
+    return load_base_model(str(folder), cache=folder / "cache", device="cpu")
+
+
+def encoded(base: BaseModel, count: int = 8) -> Encoded:
+    return encode_rows(base.tokenizer, make_rows(count), limit=1900)
+
+
+def prepare(base: BaseModel, schedule: Schedule = SCHEDULE, recipe: Recipe = DROPPED) -> Training:
+    trainable = make_trainable(base, recipe)
+    groups = encoded(base).groups
+    reading = find_reading(trainable.model, "none", shared=not recipe.gradient_checkpointing)
+    objective = Supervised(trainable.model, reading)
+    return Training(trainable.model, trainable.parameters, objective, groups, groups[:2], schedule)
+
+
+def weights(training: Training) -> dict[str, Any]:
+    return {name: parameter.detach().clone() for name, parameter in training.parameters.items()}
+
+
+def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    return left.keys() == right.keys() and all(bool((value == right[name]).all()) for name, value in left.items())
+
+
+def gradients(base: BaseModel, recipe: Recipe, reading: Reading) -> dict[str, Any]:
+    trainable = make_trainable(base, recipe)
+    trainable.model.train()
+    for group in encoded(base).groups:
+        for loss in group_loss(trainable.model, group, reading):
+            loss.backward()
+    return {name: parameter.grad for name, parameter in trainable.parameters.items()}
+
+
+def test_rows_that_show_the_same_passages_are_one_group_and_learn_only_answers(base: BaseModel) -> None:
+    result = encoded(base)
+    assert [len(group.endings) for group in result.groups] == [3, 2, 1, 1, 1]
+    assert (result.rows, result.shortened, result.dropped) == (8, 0, 0)
+    first = result.groups[0]
+    for ending, row in zip(first.endings, make_rows(3), strict=True):
+        ids = first.prefix + ending.ids
+        prompt = row_prompt(base.tokenizer, row, 1900)
+        assert ids[: len(prompt.ids)] == prompt.ids
+        learned = [id_ for id_, flag in zip(ending.ids, ending.learned, strict=True) if flag]
+        assert tuple(learned) == ids[len(prompt.ids) :]
+        assert base.tokenizer.decode(learned) == row.answer + "<|im_end|>"
+
+
+def test_a_row_whose_evidence_does_not_fit_is_dropped_and_not_taught(base: BaseModel) -> None:
+    row = make_rows(1)[0]
+    long = replace(row, passages=(row.passages[1], row.passages[0]), answer="twice a day [2].")
+    limit = len(row_prompt(base.tokenizer, replace(long, passages=long.passages[:1]), 1900).ids)
+    result = encode_rows(base.tokenizer, [long, replace(long, answer="Nothing.")], limit=limit)
+    assert (result.rows, result.shortened, result.dropped) == (1, 2, 1)
+
+
+def test_an_instruction_is_a_plain_turn_of_chat(base: BaseModel) -> None:
+    prompt = row_prompt(base.tokenizer, make_rows(8)[7], 1900)
+    assert [message["role"] for message in prompt.messages] == ["user"]
+    assert "numbered passages" not in base.tokenizer.decode(prompt.ids)
+
+
+@pytest.mark.parametrize("recipe", [Recipe("lora", r=4), Recipe("full")], ids=["lora", "full"])
+def test_shared_reading_gives_the_gradients_of_rows_alone(folder: Path, recipe: Recipe) -> None:
+    found = []
+    for reading in (Reading(True, True), Reading(False, False)):
+        found.append(gradients(load_base_model(str(folder), cache=folder / "cache", device="cpu"), recipe, reading))
+    shared, alone = found
+    assert shared.keys() == alone.keys() and len(shared) > 5
+    for name, gradient in alone.items():
+        assert float((shared[name] - gradient).abs().max()) < 2e-4 * max(1.0, float(gradient.abs().max())), name
+    assert any(float(gradient.abs().max()) > 0 for gradient in alone.values())
+
+
+def test_gradient_checkpointing_changes_no_gradient(folder: Path) -> None:
+    found = []
+    for checkpointing in (False, True):
+        base = load_base_model(str(folder), cache=folder / "cache", device="cpu")
+        recipe = Recipe("lora", r=4, gradient_checkpointing=checkpointing)
+        found.append(gradients(base, recipe, Reading(shared=False)))
+        assert base.model.is_activation_checkpointing is checkpointing
+    for name, gradient in found[0].items():
+        assert float((found[1][name] - gradient).abs().max()) < 1e-5 * max(1.0, float(gradient.abs().max())), name
+
+
+def test_blocks_hide_passages_from_each_other_and_nothing_from_what_follows(base: BaseModel) -> None:
+    import torch
+
+    mask = block_mask(7, ((1, 3), (3, 5)), "cpu", torch.float32)[0, 0] == 0
+    seen = [[int(place) for place in row.nonzero()[:, 0]] for row in mask]
+    assert seen == [[0], [1], [1, 2], [3], [3, 4], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5, 6]]
+    row = make_rows(1)[0]
+    prompt = row_prompt(base.tokenizer, row, 1900)
+    spans = passage_spans(base.tokenizer, prompt)
+    texts = [base.tokenizer.decode(prompt.ids[start:end]) for start, end in spans]
+    assert texts == [f"[{n}] {s.title}: {s.text}\n" for n, s in enumerate(row.passages, start=1)]
+    group = encoded(base).groups[0]
+    with torch.no_grad():
+        whole, blocks = (
+            sum(float(part) for part in group_loss(base.model, group, Reading(), blocks=blocks))
+            for blocks in (False, True)
+        )
+    assert abs(whole - blocks) > 1e-4
+
+
+def test_a_model_that_cannot_share_is_read_row_by_row_and_cannot_have_blocks(base: BaseModel) -> None:
+    assert find_reading(base.model, "none") == Reading(True, True)
+    assert find_reading(base.model, "none", shared=False) == Reading(False, True)
+    with pytest.raises(TandemError, match="apart from each other"):
+        find_reading(base.model, "none", shared=False, blocks=True)
+
+
+class Stop(Exception):
+    """The process dies."""
+
+
+def test_a_run_cut_off_anywhere_and_resumed_equals_one_that_was_not(folder: Path, tmp_path: Path) -> None:
+    def fresh() -> Training:
+        base = load_base_model(str(folder), cache=folder / "cache", device="cpu")
+        return prepare(base, replace(SCHEDULE, seconds=0.0, weight_decay=0.1))
+
+    whole = fresh()
+    expected = train(whole, tmp_path / "whole" / "c.safetensors")
+    assert expected.steps == 10 and len(expected.validation) == 2
+    for cut in (1, 4, 5, 9):
+        checkpoint = tmp_path / str(cut) / "c.safetensors"
+
+        def die(progress: Progress, cut: int = cut) -> None:
+            if progress.step == cut + 1:
+                raise Stop
+
+        with pytest.raises(Stop):
+            train(fresh(), checkpoint, report=die)
+        resumed = fresh()
+        steps: list[int] = []
+        result = train(resumed, checkpoint, report=lambda progress, steps=steps: steps.append(progress.step))
+        assert steps[0] == cut + 1
+        assert same(weights(resumed), weights(whole))
+        assert result.validation == expected.validation and result.best_step == expected.best_step
+    other = fresh()
+    train(replace(other, schedule=replace(other.schedule, seed=6)), tmp_path / "other" / "c.safetensors")
+    assert not same(weights(other), weights(whole))
+
+
+def test_a_finished_run_is_not_trained_further_and_the_best_parameters_are_kept(
+    folder: Path, base: BaseModel, tmp_path: Path
+) -> None:
+    training = prepare(base, replace(SCHEDULE, epochs=6, learning_rate=0.3, validations=10, patience=2))
+    progress = train(training, tmp_path / "c.safetensors")
+    losses = dict(progress.validation)
+    assert progress.best_step == min(losses, key=lambda step: losses[step])
+    if progress.step < progress.steps:
+        assert [step for step in losses if step > progress.best_step] == sorted(losses)[-2:]
+    assert evaluate(training, training.validation) == pytest.approx(min(losses.values()), rel=1e-6)
+    again = prepare(load_base_model(str(folder), cache=folder / "cache", device="cpu"), training.schedule)
+    assert train(again, tmp_path / "c.safetensors").step == progress.step
+    assert same(weights(again), weights(training))
+
+
+def test_bitsandbytes_optimiser_continues_too(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import bitsandbytes.optim
+
+    # Off a GPU nothing is paged, and the library says so; the state is the same.
+    monkeypatch.setattr(bitsandbytes.optim, "PagedAdamW32bit", bitsandbytes.optim.AdamW32bit)
+
+    def fresh() -> Training:
+        base = load_base_model(str(folder), cache=folder / "cache", device="cpu")
+        return replace(prepare(base, replace(SCHEDULE, seconds=0.0)), paged=True)
+
+    def die(progress: Progress) -> None:
+        if progress.step == 5:
+            raise Stop
+
+    whole, resumed = fresh(), fresh()
+    train(whole, tmp_path / "whole.safetensors")
+    with pytest.raises(Stop):
+        train(fresh(), tmp_path / "cut.safetensors", report=die)
+    train(resumed, tmp_path / "cut.safetensors")
+    assert same(weights(resumed), weights(whole))
+
+
+def test_a_loss_that_is_no_number_stops_with_the_parameters_from_before_it(base: BaseModel, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    training = prepare(base)
+    name, parameter = next((name, p) for name, p in training.parameters.items() if "lora_B" in name)
+
+    def spoil(progress: Progress) -> None:
+        if progress.step == 3:
+            spoil_after.update(weights(training))
+            training.model.get_input_embeddings().weight.data[:] = math.inf
+
+    spoil_after: dict[str, Any] = {}
+    with pytest.raises(TandemError, match="no longer a number at step 4 of 10") as error:
+        train(training, tmp_path / "c.safetensors", report=spoil)
+    assert "--learning-rate" in error.value.do
+    kept = load_file(tmp_path / "c.safetensors")
+    assert all(bool((kept[f"now/{name}"] == value).all()) for name, value in spoil_after.items())
+    assert name in spoil_after and parameter.shape == spoil_after[name].shape
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import safetensors.torch
+
+    checkpoint = tmp_path / "c.safetensors"
+    training = prepare(base, replace(SCHEDULE, seconds=0.0))
+    real = safetensors.torch.save_file
+    states: list[bytes] = []
+
+    def full(tensors: Any, path: Path, metadata: Any) -> None:
+        real(tensors, path, metadata)
+        if len(states) == 3:
+            path.write_bytes(path.read_bytes()[:100])
+            raise OSError(28, "No space left on device")
+        states.append(path.read_bytes())
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(TandemError, match="No space left on device") as error:
+        train(training, checkpoint)
+    assert error.value.code == "unavailable" and "before it is whole" in error.value.expected
+    assert checkpoint.read_bytes() == states[2] and list(tmp_path.iterdir()) == [checkpoint]
+
+
+def test_a_checkpoint_of_another_run_and_a_damaged_one_are_refused(
+    folder: Path, base: BaseModel, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "c.safetensors"
+    stopped = iter((False, False, True))
+    with pytest.raises(TandemError, match="stopped at step 2 of 10"):
+        train(prepare(base), checkpoint, stop=lambda: next(stopped))
+    other = load_base_model(str(folder), cache=folder / "cache", device="cpu")
+    with pytest.raises(TandemError, match="other settings"):
+        train(prepare(other, replace(SCHEDULE, learning_rate=2e-2)), checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:50])
+    other = load_base_model(str(folder), cache=folder / "cache", device="cpu")
+    with pytest.raises(TandemError, match="cannot be read"):
+        train(prepare(other), checkpoint)
+
+
+def test_the_rate_rises_then_falls_to_a_tenth() -> None:
+    schedule = Schedule(learning_rate=1.0, warm_up=0.1)
+    rates = [learning_rate(step, 100, schedule) for step in range(100)]
+    assert rates[:10] == [pytest.approx((step + 1) / 10) for step in range(10)]
+    assert rates[55] == pytest.approx(0.55, abs=0.01) and rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0.1 <= rates[-1] < 0.101
+
+
+def test_an_epoch_reads_everything_once_in_an_order_of_its_own() -> None:
+    order = reading_order(50, Schedule(epochs=2.5, block_share=0.3, seed=1))
+    places = [place for place, _ in order]
+    assert len(order) == 125
+    assert sorted(places[:50]) == sorted(places[50:100]) == list(range(50)) and places[:50] != places[50:100]
+    assert 20 < sum(blocks for _, blocks in order) < 55
+    assert order == reading_order(50, Schedule(epochs=2.5, block_share=0.3, seed=1))
+    assert order != reading_order(50, Schedule(epochs=2.5, block_share=0.3, seed=2))
+    assert validation_steps(10, 4) == {2, 5, 8, 10} and validation_steps(1, 4) == {1}
+    assert len({step_seed(seed, step) for seed in range(20) for step in range(500)}) == 10_000

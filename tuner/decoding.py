@@ -1,0 +1,104 @@
+"""Prompt ids -> the model's most likely next tokens, one after the other, with as few passes as that takes.
+
+Four ways to save work, none of which changes what is read or chosen:
+- room for keys and values is taken once (tuner/stepcache.py);
+- the beginning that all prompts share, up to the first passage, is read once for an adapter (tuner/passagecache.py);
+- a draft of the next tokens is checked in one pass (tuner/lookup.py);
+- logits only of the positions that a token is chosen from.
+Checking a draft chooses what reading token by token chooses: bit for bit with int8 weights on a CPU (tuner/rowwise.py),
+elsewhere unless two tokens are as close to each other as floats that were summed in another order.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from tuner.basemodel import BaseModel
+from tuner.lookup import Lookup
+
+# Tokens a forward pass of the prompt takes at a time: small enough to notice a cancel, large enough to be as fast.
+PREFILL = 256
+Choose = Callable[[Any], int]
+
+
+class Steps:
+    """One request: ids are read, logits come out. `cache` holds what has been read."""
+
+    def __init__(self, base: BaseModel, room: int) -> None:
+        from tuner.stepcache import StepCache
+
+        self.cache = StepCache(base.model.config, room)
+        self._model, self._device = base.model, base.device
+        # The logits of one position are vocabulary-sized; most models can leave out all but the last.
+        self._can_leave_out = "logits_to_keep" in inspect.signature(base.model.forward).parameters
+
+    def read(self, ids: Sequence[int], last: int = 1) -> Any:
+        """Read `ids` after what was read before; (last, vocabulary) logits of what may follow the last ones."""
+        import torch
+
+        options: dict[str, Any] = {"logits_to_keep": last} if self._can_leave_out else {}
+        # Not around the whole request: the mode belongs to a thread, and a server may step an iterator from several.
+        with torch.inference_mode():
+            batch = torch.tensor([list(ids)], device=self._device)
+            output = self._model(input_ids=batch, past_key_values=self.cache.library, use_cache=True, **options)
+            return output.logits[0, -last:]
+
+    def read_prompt(self, ids: Sequence[int], is_cancelled: Callable[[], bool]) -> Any:
+        """Read `ids`, in parts; the (vocabulary,) logits of what follows them, None when it was cancelled."""
+        logits: Any = None
+        for start in range(0, len(ids), PREFILL):
+            if is_cancelled():
+                return None
+            logits = self.read(ids[start : start + PREFILL])
+        return logits[-1]
+
+
+def can_draft(base: BaseModel) -> bool:
+    """Whether drafts can be checked with this model, and taken back when wrong; prepares it for that."""
+    from tuner.stepcache import StepCache
+
+    if not StepCache(base.model.config, 1).is_plain:
+        return False
+    if base.device != "cpu":
+        return True
+    from tuner.rowwise import attend_by_rows
+
+    return attend_by_rows(base.model) or base.quantisation != "int8"
+
+
+def greedy(logits: Any) -> int:
+    """The most likely token of (vocabulary,) logits."""
+    return int(logits.argmax())
+
+
+def chosen_tokens(steps: Steps, logits: Any, choose: Choose) -> Iterator[int]:
+    """Token after token, without end: each is chosen from the logits after the ones before."""
+    while True:
+        token = choose(logits)
+        yield token
+        logits = steps.read((token,))[-1]
+
+
+def greedy_tokens(steps: Steps, logits: Any, prompt: Sequence[int], room: int) -> Iterator[int]:
+    """As `chosen_tokens` with `greedy`, in fewer passes where the answer copies the prompt; at most `room` tokens."""
+    lookup = Lookup(prompt)
+    token = greedy(logits)
+    while True:
+        yield token
+        lookup.push(token)
+        room -= 1
+        draft = lookup.draft(room - 1)
+        likely = steps.read((token, *draft), len(draft) + 1).argmax(dim=-1).tolist()
+        accepted = 0
+        while accepted < len(draft) and likely[accepted] == draft[accepted]:
+            accepted += 1
+        if draft:
+            steps.cache.take_back(len(draft) - accepted)
+            lookup.learn(len(draft), accepted)
+        for token in draft[:accepted]:
+            yield token
+            lookup.push(token)
+        room -= accepted
+        token = likely[accepted]

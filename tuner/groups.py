@@ -1,0 +1,122 @@
+"""Rows to token ids, and rows that show the same passages in one group: the shared beginning is read only once.
+
+Five questions about one chunk cost one reading of the passages and five short endings, not five readings: on the rows
+of a question set with many questions a document this is the largest saving there is, and it changes no gradient.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from indexer.errors import TandemError
+from tuner.blocks import passage_spans
+from tuner.chat import plain_text, render_ids
+from tuner.prompt import Prompt, build_prompt, training_ids
+from tuner.rows import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """The ids of one row and which of them are learned."""
+
+    ids: tuple[int, ...]
+    learned: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rows that begin alike. `prefix` is never learned; `endings` follow it, each on its own.
+
+    `spans` are the passages inside the prefix, as token offsets, for block attention; empty where unknown.
+    """
+
+    prefix: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+    endings: tuple[Example, ...]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are read."""
+        return len(self.prefix) + sum(len(ending.ids) for ending in self.endings)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Groups of rows, how many rows they hold, and how many lost passages (`shortened`) because of the limit.
+
+    `dropped` rows are left out: the passage that their answer cites was lost.
+    """
+
+    groups: list[Group]
+    rows: int
+    shortened: int
+    dropped: int = 0
+
+
+def encode_rows(tokenizer: Any, rows: Sequence[Row], *, limit: int, most: int = 12, together: bool = False) -> Encoded:
+    """`rows` as groups of at most `most` rows that show the same passages, in the order of their first row.
+
+    `limit` is the most tokens a prompt may have. Raises TandemError when no row is left to learn from, when a question
+    alone is over the limit, or an answer is blank.
+    """
+    shared: dict[tuple[object, ...], list[Row]] = {}
+    for place, row in enumerate(rows):
+        # Rows without passages share nothing worth sharing, and so stand alone.
+        shared.setdefault(row.passages or (place,), []).append(row)
+    groups: list[Group] = []
+    shortened = kept = 0
+    for alike in shared.values():
+        for start in range(0, len(alike), most):
+            part = alike[start : start + most]
+            prompts = [row_prompt(tokenizer, row, limit) for row in part]
+            shortened += sum(prompt.passages < len(row.passages) for prompt, row in zip(prompts, part, strict=True))
+            whole = [(prompt, row) for prompt, row in zip(prompts, part, strict=True) if shows_evidence(prompt, row)]
+            kept += len(whole)
+            if whole:
+                groups.append(group_of(tokenizer, [row for _, row in whole], [prompt for prompt, _ in whole]))
+    if not groups:
+        raise TandemError(
+            "There is no row to learn from.", expected="At least one row.", do="Check what was dropped and why."
+        )
+    return Encoded(groups, kept, shortened, len(rows) - kept)
+
+
+def shows_evidence(prompt: Prompt, row: Row) -> bool:
+    """Whether every passage that the answer cites is in the prompt: an answer is never taught without its evidence."""
+    return all(int(n) <= prompt.passages for n in re.findall(r"\[(\d+)\]", row.answer)) or not row.passages
+
+
+def row_prompt(tokenizer: Any, row: Row, limit: int) -> Prompt:
+    """The prompt of a row: what the service would ask. An instruction is a plain turn of chat, without ours."""
+    if row.kind != "instruction":
+        return build_prompt(tokenizer, row.question, row.passages or None, limit=limit)
+    messages = ({"role": "user", "content": plain_text(tokenizer, row.question)},)
+    ids = render_ids(tokenizer, messages)
+    if len(ids) > limit:
+        raise TandemError(
+            f"The instruction {row.question[:60]!r} takes {len(ids)} tokens.",
+            expected=f"At most {limit} tokens.",
+            do="Shorten it or leave it out.",
+            code="too_large",
+        )
+    return Prompt(ids, messages, 0)
+
+
+def group_of(tokenizer: Any, rows: Sequence[Row], prompts: Sequence[Prompt]) -> Group:
+    """Rows with the same passages, or the same prompt, as one group."""
+    examples = [
+        Example(*training_ids(prompt, row.answer, tokenizer)) for prompt, row in zip(prompts, rows, strict=True)
+    ]
+    spans = passage_spans(tokenizer, prompts[0])
+    end = spans[-1][1] if spans else 0
+    if len(examples) > 1:
+        end = len(os.path.commonprefix([list(example.ids) for example in examples]))
+        # The last id of every prompt predicts the first learned one, so it stays with the ending.
+        end = min(end, *(example.learned.index(True) - 1 for example in examples))
+    endings = tuple(Example(example.ids[end:], example.learned[end:]) for example in examples)
+    inside = tuple(span for span in spans if span[1] <= end)
+    return Group(examples[0].ids[:end], inside if len(inside) == len(spans) else (), endings)

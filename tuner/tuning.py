@@ -1,0 +1,211 @@
+"""One run from rows to what it learned: encode, attach, measure, train, measure again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from indexer.errors import TandemError
+from indexer.folders import write_file
+from tuner.basemodel import BaseModel
+from tuner.forgetting import Knowledge, compare_knowledge, forgetting_warning, measure_knowledge
+from tuner.grouploss import find_reading
+from tuner.groups import encode_rows
+from tuner.guards import check_count, check_learned, find_warnings
+from tuner.objective import Objective, Supervised, token_accuracy
+from tuner.peak import peak_bytes
+from tuner.preference import Preference, PreferenceObjective, encode_preferences, weigh
+from tuner.quiet import quiet
+from tuner.recipe import Recipe
+from tuner.rows import Row, count_kinds
+from tuner.runs import Run
+from tuner.schedule import Progress
+from tuner.train import Training, evaluate, train
+from tuner.trainable import Trainable, keep_gradients, make_trainable, parameter_count
+
+# Of a prompt's window, what is left for the answer that is learned.
+_ROOM = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """How a run tells what it does: sentences, progress after each step, and whether it should stop."""
+
+    tell: Callable[[str], None] = lambda text: None
+    progress: Callable[[Progress], None] = lambda progress: None
+    stop: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What a run made, and what is known of it (for the card)."""
+
+    trainable: Trainable
+    progress: Progress
+    counts: Mapping[str, int]
+    metrics: Mapping[str, Any]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    items: list[Any]
+    rows: int
+    shortened: int
+    dropped: int
+
+
+def tune(base: BaseModel, run: Run, watch: Watch, start: Any = None) -> Tuned:
+    """Train what the run's recipe says, on from its checkpoint if it has one; `start` is the folder of an adapter.
+
+    Raises TandemError: too few rows, none with an answer, a setting the model cannot have, no memory left (saying
+    which setting to lower), and what `train` raises.
+    """
+    recipe, material = run.recipe, run.material
+    began = time.monotonic()
+    # LLM.int8() logs a line for each product that it casts.
+    with explained_memory(recipe), quiet():
+        limit = min(recipe.longest, base.window - _ROOM)
+        learned = _encode(base, material.rows, limit)
+        held_out = _encode(base, material.validation, limit) if material.validation else None
+        check_count(learned.rows, "preferences" if recipe.name == "dpo" else "rows")
+        warnings = find_warnings(recipe, learned.rows, learned.shortened)
+        for warning in warnings:
+            watch.tell(f"Warning: {warning}")
+        keep_gradients(base.model)
+        before = _knowledge_before(base, run, watch)
+        trainable = make_trainable(base, recipe, start)
+        total = parameter_count(base.model)
+        watch.tell(
+            f"{trainable.trained:,} of {total:,} parameters are trained ({trainable.trained / total:.2%})."
+            f" {_counts_line(material.rows)} {learned.shortened} rows were shortened, {learned.dropped} dropped for it."
+        )
+        training = _training(base, recipe, trainable, learned.items, held_out.items if held_out else [])
+        loss_before = evaluate(training, training.validation) if training.validation else 0.0
+        progress = train(training, run.checkpoint, report=watch.progress, stop=watch.stop)
+        metrics: dict[str, Any] = {"train_loss": round(progress.loss, 4)}
+        if training.validation:
+            metrics |= _validated(training, loss_before, progress)
+        watch.tell("Asking what it still knows of other things.")
+        metrics["forgetting"] = dict(compare_knowledge(before, measure_knowledge(base, base.model, recipe.precision)))
+    found = (forgetting_warning(metrics["forgetting"]), _worse(metrics))
+    counts = {
+        **_kinds(material.rows),
+        "rows": learned.rows,
+        "held_out": held_out.rows if held_out else 0,
+        "shortened": learned.shortened,
+        "trainable_parameters": trainable.trained,
+        "total_parameters": total,
+    }
+    metrics |= {
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "tokens": progress.tokens,
+        "tokens_per_second": round(progress.tokens / max(progress.seconds, 1e-9), 1),
+        "seconds": round(progress.seconds, 1),
+        "whole_seconds": round(time.monotonic() - began, 1),
+        "peak_bytes": peak_bytes(base.device),
+    }
+    return Tuned(trainable, progress, counts, metrics, (*warnings, *(text for text in found if text)))
+
+
+@contextmanager
+def explained_memory(recipe: Recipe) -> Iterator[None]:
+    """Turn running out of memory into a TandemError (unavailable) that says which setting to lower."""
+    import torch
+
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        # A CPU allocator that fails raises a plain RuntimeError.
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        lower = [f"a lower --longest (now {recipe.longest})"]
+        if not recipe.gradient_checkpointing:
+            lower.insert(0, "--gradient-checkpointing")
+        if recipe.name != "qlora":
+            lower.append("--recipe qlora")
+        raise TandemError(
+            f"There is not enough memory for the recipe {recipe.name}.",
+            expected="What `tandem plan` says that this base model needs.",
+            do=f"Use {', '.join(lower)}; the last checkpoint is kept.",
+            code="unavailable",
+        ) from error
+
+
+def _encode(base: BaseModel, items: Sequence[Row | Preference], limit: int) -> _Encoded:
+    preferences = [item for item in items if isinstance(item, Preference)]
+    if preferences:
+        groups, shortened, dropped = encode_preferences(base.tokenizer, preferences, limit=limit)
+        return _Encoded(groups, len(groups), shortened, dropped)
+    encoded = encode_rows(base.tokenizer, [item for item in items if isinstance(item, Row)], limit=limit)
+    check_learned(encoded)
+    return _Encoded(list(encoded.groups), encoded.rows, encoded.shortened, encoded.dropped)
+
+
+def _training(
+    base: BaseModel, recipe: Recipe, trainable: Trainable, items: list[Any], validation: list[Any]
+) -> Training:
+    model = trainable.model
+    reading = find_reading(
+        model, base.quantisation, shared=not recipe.gradient_checkpointing, blocks=recipe.block_share > 0
+    )
+    objective: Objective = Supervised(model, reading)
+    if recipe.name == "dpo":
+        objective = PreferenceObjective(model, reading, recipe.beta)
+        # Before the first step and before a checkpoint is loaded, the model is the reference.
+        items = weigh(model, items, reading, recipe.precision)
+        validation = weigh(model, validation, reading, recipe.precision)
+    paged = recipe.name == "qlora" and base.device == "cuda"
+    return Training(model, trainable.parameters, objective, items, validation, recipe.schedule, paged)
+
+
+def _validated(training: Training, before: float, progress: Progress) -> dict[str, Any]:
+    after = evaluate(training, training.validation)
+    values: dict[str, Any] = {
+        "validation_loss_before": round(before, 4),
+        "validation_loss_after": round(after, 4),
+        "validation_losses": [[step, round(loss, 4)] for step, loss in progress.validation],
+    }
+    if isinstance(training.objective, Supervised):
+        share = token_accuracy(
+            training.model, training.validation, training.objective.reading, training.schedule.precision
+        )
+        values["validation_token_accuracy"] = round(share, 4)
+    return values
+
+
+def _worse(metrics: Mapping[str, Any]) -> str | None:
+    before, after = metrics.get("validation_loss_before"), metrics.get("validation_loss_after")
+    if before is None or after is None or after < before:
+        return None
+    return (
+        f"On documents that were held out the loss did not fall ({before:g} before, {after:g} after): what was learned"
+        " holds only for the rows it was trained on. More rows, a lower --learning-rate or fewer --epochs help."
+    )
+
+
+def _knowledge_before(base: BaseModel, run: Run, watch: Watch) -> Knowledge:
+    """What the bare base knows; kept beside the run, since a resumed one would only measure the same again."""
+    kept = run.folder / "before.json"
+    try:
+        return Knowledge(**json.loads(kept.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        watch.tell("Asking the base model what it knows of other things.")
+        before = measure_knowledge(base, base.model, run.recipe.precision)
+        write_file(kept, json.dumps(asdict(before)).encode())
+        return before
+
+
+def _kinds(items: Sequence[Row | Preference]) -> dict[str, int]:
+    rows = [item for item in items if isinstance(item, Row)]
+    return dict(count_kinds(rows)) if rows else {"preference": len(items)}
+
+
+def _counts_line(items: Sequence[Row | Preference]) -> str:
+    return "Rows: " + ", ".join(f"{count} {kind}" for kind, count in _kinds(items).items()) + "."
