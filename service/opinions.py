@@ -131,8 +131,8 @@ class _Sorter:
     def _corrected(self, corrected: str) -> None:
         found = self.shelf.passages(self.opinion.question, self.reader)
         if is_refusal(corrected):
-            kept = self._refused(self._named(), "corrected")
-            self._prefer(REFUSAL, found) if kept else None
+            if self._refused(self._named(), "corrected"):
+                self._prefer(REFUSAL, found)
             return
         document = self._answered(corrected, "corrected", found)
         if document is None:

@@ -72,7 +72,8 @@ def visit(browser: Browser) -> Iterator[Open]:
     yield open_
     for context in contexts:
         context.close()
-    assert [text for text in complaints if not any(part and part in text for part in expected)] == []
+    unexpected = [text for text in complaints if not any(part and part in text for part in expected)]
+    assert not unexpected, unexpected
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def ask(page: Page, question: str, state: str = "answered") -> Any:
     page.get_by_label("Your question").fill(question)
     expect(page.get_by_role("button", name="Ask", exact=True)).to_be_enabled(timeout=WAIT)  # the server is ready
     page.keyboard.press("Enter")
-    card = page.locator(".turn").last.locator(".answer")
+    card = page.locator(".turn").last.locator(".answer").last
     expect(card).to_have_attribute("data-state", state, timeout=WAIT)
     return card
 

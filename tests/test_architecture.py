@@ -138,7 +138,9 @@ def test_heavy_libraries_stay_with_their_owners_and_out_of_import_time() -> None
 
 def test_importing_everything_loads_no_heavy_library() -> None:
     # Those of tuner define torch modules and are themselves imported only by functions that need torch.
-    names = sorted(set(MODULES) - {"tuner.int8", "tuner.rowwise", "tuner.stepcache", "indexer.loaders.child", "service.__main__"})
+    names = sorted(
+        set(MODULES) - {"tuner.int8", "tuner.rowwise", "tuner.stepcache", "indexer.loaders.child", "service.__main__"}
+    )
     script = f"""
 import importlib, sys
 for name in {names!r}:

@@ -14,7 +14,7 @@ from conftest import MakeService
 from fakes import HashingEmbedder
 
 from indexer.chunking import ChunkSize
-from indexer.sync import sync
+from indexer.sync import forget, sync
 from service.commands import compare as command
 from service.commands.drifting import check_drift
 from service.compare.drift import SCORES_FILE, find_drift
@@ -133,7 +133,7 @@ def test_documents_that_were_deleted_show_in_the_next_comparison(
     compare()
     compare()
     assert [finding.ok for finding in check_drift(service.settings.home)] == [True]
-    drop_corpus(service.store, library / "corpus")
+    forget(service.store, library / "corpus")
     (tmp_path / "left").mkdir()
     (tmp_path / "left" / "whales.txt").write_text("Whales sing.")
     sync(service.store, [tmp_path / "left"], HashingEmbedder(), ChunkSize(40, 8))

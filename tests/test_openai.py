@@ -21,7 +21,7 @@ from service.api.app import create_app
 from service.api.openai.tasks import is_task, shortened, task_schema
 from service.keys import create_key
 from service.running import Service
-from tuner.adapters import AdapterCard, save_card
+from tuner.adapters import AdapterCard, has_default, save_card
 from tuner.prompt import REFUSAL
 
 CHAT = "/v1/chat/completions"
@@ -88,7 +88,9 @@ def test_models_are_the_modes_and_the_adapters(client: TestClient) -> None:
     listed = client.get("/v1/models").json()
     assert listed["object"] == "list"
     assert [model["id"] for model in listed["data"]] == [
-        *("tandem", "tandem-base", "tandem-tuned", "tandem-rag", "tandem-rag-tuned", "tandem:sailor"),
+        *("tandem", "tandem-base", "tandem-tuned", "tandem-rag", "tandem-rag-tuned"),
+        *(["tandem:default"] if has_default() else []),
+        "tandem:sailor",
     ]
     for model in listed["data"]:
         assert model.keys() == {"id", "object", "created", "owned_by"} and isinstance(model["created"], int)

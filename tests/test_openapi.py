@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from jsonschema import Draft202012Validator
 from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
+from schemathesis.generation.case import Case
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_headers_conformance,
@@ -180,7 +181,7 @@ def test_what_schemathesis_sends(app: FastAPI, service: Service, mode: Generatio
         suppress_health_check=list(HealthCheck),
     )
     @given(case=strategy)
-    def send(case: schemathesis.Case) -> None:
+    def send(case: Case[Any]) -> None:
         case.call_and_validate(base_url=BASE, checks=CHECKS)
 
     send()

@@ -55,7 +55,7 @@ def asked(page: Page) -> list[dict[str, Any]]:
     return bodies
 
 
-def test_a_follow_up_is_asked_with_the_conversation_and_says_what_was_searched(visit: Open, url: str) -> None:
+def test_a_follow_up_is_asked_with_the_conversation_and_says_what_was_searched(url: str, visit: Open) -> None:
     page = visit(url)
     bodies = asked(page)
     first = ask(page, TIDES)
@@ -71,7 +71,7 @@ def test_a_follow_up_is_asked_with_the_conversation_and_says_what_was_searched(v
     assert bodies[-1]["history"] == []
 
 
-def test_a_retry_sends_the_turns_before_it_and_an_unanswered_one_is_left_out(visit: Open, url: str) -> None:
+def test_a_retry_sends_the_turns_before_it_and_an_unanswered_one_is_left_out(url: str, visit: Open) -> None:
     page = visit(url, errors="503")
     bodies = asked(page)
     page.route("**/ask", lambda route: route.fulfill(status=503, json={}))
@@ -84,7 +84,7 @@ def test_a_retry_sends_the_turns_before_it_and_an_unanswered_one_is_left_out(vis
     assert [len(body["history"]) for body in bodies] == [0, 0, 0, 4]
 
 
-def test_history_is_cut_to_what_the_service_takes(visit: Open, url: str) -> None:
+def test_history_is_cut_to_what_the_service_takes(url: str, visit: Open) -> None:
     page = visit(url)
     kept = page.evaluate("""async () => {
       const { historyOf } = await import("/static/history.js");
@@ -101,7 +101,7 @@ def test_history_is_cut_to_what_the_service_takes(visit: Open, url: str) -> None
 
 
 def test_two_modes_answer_side_by_side_one_after_the_other(
-    visit: Open, url: str, generator: ScriptedGenerator, service: Service
+    url: str, visit: Open, generator: ScriptedGenerator, service: Service
 ) -> None:
     service.answerer.adapters.chosen = "sailor"  # type: ignore[attr-defined]
     page = visit(url)
@@ -133,7 +133,7 @@ def test_two_modes_answer_side_by_side_one_after_the_other(
     assert bodies[-1]["history"][1]["content"] == left.locator(".answer-text").inner_text().replace("\xa01", " [1]")
 
 
-def test_both_stream_and_stop_ends_both(visit: Open, url: str, generator: ScriptedGenerator) -> None:
+def test_both_stream_and_stop_ends_both(url: str, visit: Open, generator: ScriptedGenerator) -> None:
     generator.script, generator.delay = f"{TWICE} " * 200, 0.02
     page = visit(url, 390)
     bodies = asked(page)
@@ -153,7 +153,7 @@ def test_both_stream_and_stop_ends_both(visit: Open, url: str, generator: Script
     expect(page.locator(".tradeoff")).to_be_visible()
 
 
-def test_the_same_mode_cannot_stand_on_both_sides(visit: Open, url: str) -> None:
+def test_the_same_mode_cannot_stand_on_both_sides(url: str, visit: Open) -> None:
     page = visit(url)
     page.get_by_role("button", name="Compare").click()
     assert page.get_by_label("First mode").input_value() == "base"  # no adapter is active
@@ -165,15 +165,15 @@ def test_the_same_mode_cannot_stand_on_both_sides(visit: Open, url: str) -> None
 
 
 def test_an_adapter_is_chosen_for_the_modes_that_use_one(
-    visit: Open, url: str, generator: ScriptedGenerator, service: Service
+    url: str, visit: Open, generator: ScriptedGenerator, service: Service
 ) -> None:
     put_card(service.settings.home, "old", documents=[{"id": "0", "path": "gone.md", "hash": "0"}])
     page = visit(url)
     bodies = asked(page)
-    expect(page.get_by_role("radio", name="Tuned", exact=True)).to_be_disabled()
+    expect(page.get_by_role("radio", name="Tuned , not available: The mode tuned")).to_be_disabled()
     assert {"cook", "old (stale)", "sailor"} <= set(page.get_by_label("Adapter").locator("option").all_inner_texts())
     page.get_by_label("Adapter").select_option("cook")
-    page.locator("label.mode").filter(has_text="Tuned").last.click()
+    page.get_by_role("radio", name="Tuned", exact=True).check()
     expect(ask(page, TIDES).locator(".facts")).to_contain_text("adapter cook")
     page.locator("label.mode", has_text="Base").click()
     expect(ask(page, TIDES).locator(".facts")).to_contain_text("no adapter")
@@ -190,7 +190,7 @@ def test_an_adapter_is_chosen_for_the_modes_that_use_one(
     ],
 )
 def test_a_refusal_says_why_and_what_was_searched(
-    visit: Open, url: str, generator: ScriptedGenerator, question: str, script: str, why: str
+    url: str, visit: Open, generator: ScriptedGenerator, question: str, script: str, why: str
 ) -> None:
     generator.script = script
     card = ask(visit(url), question, "refused")
@@ -199,7 +199,7 @@ def test_a_refusal_says_why_and_what_was_searched(
     expect(card.get_by_role("alert")).to_have_count(0)
 
 
-def test_a_thumb_is_kept_with_its_answer(visit: Open, url: str, service: Service) -> None:
+def test_a_thumb_is_kept_with_its_answer(url: str, visit: Open, service: Service) -> None:
     page = visit(url)
     ids: list[str] = []
     page.on("response", lambda r: ids.append(r.headers["x-request-id"]) if r.url.endswith("/ask") else None)
@@ -214,7 +214,7 @@ def test_a_thumb_is_kept_with_its_answer(visit: Open, url: str, service: Service
     assert "tides.md" in opinion.documents and opinion.citations[0]["quote"]
 
 
-def test_a_bad_answer_is_corrected_and_what_fails_can_be_sent_again(visit: Open, url: str, service: Service) -> None:
+def test_a_bad_answer_is_corrected_and_what_fails_can_be_sent_again(url: str, visit: Open, service: Service) -> None:
     page = visit(url, errors="503")
     card = ask(page, TIDES)
     down = card.get_by_role("button", name="Bad answer")
@@ -239,23 +239,22 @@ def test_a_bad_answer_is_corrected_and_what_fails_can_be_sent_again(visit: Open,
 
 
 def test_a_document_that_attacks_the_page_stays_text_everywhere(
-    visit: Open, url: str, generator: ScriptedGenerator, service: Service
+    url: str, visit: Open, generator: ScriptedGenerator
 ) -> None:
-    text = f"# {EVIL}\n\nThe password of the lighthouse is {EVIL} and nothing else at all.\n"
-    generator.script = f"The password of the lighthouse is {EVIL} and nothing else at all [1]."
+    text, name = f"The password of the lighthouse is heron. {EVIL}\n", "<img src=x onerror=alert()>.txt"
+    generator.script = "The password of the lighthouse is heron [1]."
     page = visit(url)
     page.get_by_role("button", name="Documents", exact=True).click()
-    page.locator("#files").set_input_files({"name": "<b>evil.md", "mimeType": "text/markdown", "buffer": text.encode()})
-    expect(page.locator("#documents")).to_contain_text("<b>evil.md")
+    page.locator("#files").set_input_files({"name": name, "mimeType": "text/plain", "buffer": text.encode()})
+    expect(page.locator("#documents")).to_contain_text(name)
     page.keyboard.press("Escape")
     card = ask(page, "What is the password of the lighthouse?")
-    expect(card.locator(".answer-text")).to_contain_text(EVIL)
     card.locator("button.chip").click()
-    expect(page.locator("#source-panel mark")).to_contain_text(EVIL)
+    expect(page.locator("#source-panel .reading")).to_contain_text(EVIL)
     expect(page.locator("#source-title")).to_contain_text("onerror")
     with page.expect_popup() as popup:
         page.get_by_role("link", name="Open whole document page").click()
-    expect(popup.value.locator("mark#quote")).to_contain_text(EVIL)
+    expect(popup.value.locator(".document")).to_contain_text(EVIL)
     for shown in (page, popup.value):
         assert shown.evaluate("window.hit") is None
         assert shown.locator("img, body script, b").count() == 0
@@ -269,8 +268,8 @@ def test_a_rate_that_is_used_up_says_when_to_come_back(visit: Open, make_service
         expect(alert).to_contain_text("It can be tried again in ")
 
 
-def test_the_policy_lets_no_other_script_run(visit: Open, url: str) -> None:
-    page = visit(url, errors="policy")
+def test_the_policy_lets_no_other_script_run(url: str, visit: Open) -> None:
+    page = visit(url, errors="olicy")
     page.evaluate("""() => {
       const inline = document.createElement("script");
       inline.textContent = "window.hit = 1";

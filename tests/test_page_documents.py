@@ -44,7 +44,7 @@ def upload(page: Page, *files: Any) -> None:
     page.locator("#files").set_input_files(list(files))
 
 
-def test_a_document_is_uploaded_asked_about_replaced_and_deleted(visit: Open, url: str, service: Service) -> None:
+def test_a_document_is_uploaded_asked_about_replaced_and_deleted(url: str, visit: Open, service: Service) -> None:
     page = visit(url)
     panel = open_documents(page)
     with page.expect_file_chooser() as chooser:
@@ -71,7 +71,7 @@ def test_a_document_is_uploaded_asked_about_replaced_and_deleted(visit: Open, ur
     assert list_uploads(service.settings.home) == []
 
 
-def test_of_several_files_those_that_cannot_be_stored_say_why(visit: Open, url: str, service: Service) -> None:
+def test_of_several_files_those_that_cannot_be_stored_say_why(url: str, visit: Open, service: Service) -> None:
     page = visit(url, errors="422")
     panel = open_documents(page)
     big = GEESE | {"name": "big.md", "buffer": b"x" * 3000}
@@ -85,7 +85,7 @@ def test_of_several_files_those_that_cannot_be_stored_say_why(visit: Open, url: 
     assert list_uploads(service.settings.home) == ["geese.md"]
 
 
-def test_files_are_dropped_on_the_panel(visit: Open, url: str) -> None:
+def test_files_are_dropped_on_the_panel(url: str, visit: Open) -> None:
     page = visit(url)
     panel = open_documents(page)
     files = page.evaluate_handle("""() => {
@@ -111,7 +111,7 @@ class HeldEmbedder(HashingEmbedder):
         return super().embed_documents(texts)
 
 
-def test_indexing_is_followed_and_cancelled_and_what_was_stored_stays(visit: Open, url: str, service: Service) -> None:
+def test_indexing_is_followed_and_cancelled_and_what_was_stored_stays(url: str, visit: Open, service: Service) -> None:
     embedder = HeldEmbedder()
     service.answerer.retriever.embedder = embedder
     page = visit(url)
@@ -132,7 +132,7 @@ def test_indexing_is_followed_and_cancelled_and_what_was_stored_stays(visit: Ope
     expect(panel.locator("#documents li", has_text="geese.md")).to_have_count(1)
 
 
-def test_a_job_that_another_page_started_is_found(visit: Open, url: str, service: Service) -> None:
+def test_a_job_that_another_page_started_is_found(url: str, visit: Open, service: Service) -> None:
     embedder = HeldEmbedder()
     service.answerer.retriever.embedder = embedder
     first = visit(url)
@@ -147,7 +147,7 @@ def test_a_job_that_another_page_started_is_found(visit: Open, url: str, service
         expect(page.locator("#documents li", has_text="geese.md")).to_have_count(1)
 
 
-def test_a_user_sees_why_and_an_administrator_says_who_may_read(visit: Open, url: str, service: Service) -> None:
+def test_a_user_sees_why_and_an_administrator_says_who_may_read(url: str, visit: Open, service: Service) -> None:
     keys = {"user": create_key(service.store, "uma", "user"), "admin": create_key(service.store, "ada", "admin")}
 
     def enter(role: str) -> None:

@@ -1,4 +1,4 @@
-"""Which adapter answers when a request names none: one small file, replaced atomically; without it, the default adapter.
+"""Which adapter answers when a request names none: one small file, replaced atomically; else the default adapter.
 
 The default adapter comes with the package (tuner/default/). It was tuned on the bundled base model, so it is active
 only with that one, and only until another is activated or it is deactivated.

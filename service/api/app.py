@@ -35,8 +35,14 @@ def create_app(service: Service) -> FastAPI:
         service.close()
 
     # The interactive documentation loads scripts from elsewhere; /openapi.json stays.
-    told = {"title": "Tandem", "version": version("tandem-qa"), "responses": ERRORS}
-    app = FastAPI(**told, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="Tandem",
+        version=version("tandem-qa"),
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        responses=ERRORS,
+    )
     for router in (
         health_router(service),
         allowances_router(service),

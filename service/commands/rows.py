@@ -97,7 +97,7 @@ def build_rows(settings: Settings, sources: RowSources) -> Built:
         store.close()
     files = [path for path in (sources.pairs, *sources.rows, *sources.replay) if path]
     writers = _writers(sources.pairs) if sources.pairs else ()
-    return Built(rows, dropped, documents, {path.name: file_sha256(path) for path in files}, writers)
+    return Built(rows, dropped, documents, _hashes(files), writers)
 
 
 def _from_pairs(settings: Settings, store: Store, pairs: Sequence[Pair], mix: Mix) -> tuple[list[Row], Counter[str]]:
@@ -107,6 +107,14 @@ def _from_pairs(settings: Settings, store: Store, pairs: Sequence[Pair], mix: Mi
         return make_training_rows(
             Library(snapshot), retriever, pairs, mix, lambda done, of: report(Progress("pairs", done, of))
         )
+
+
+def _hashes(files: Sequence[Path]) -> dict[str, str]:
+    """SHA-256 by file name; a file whose name another one has is told apart by its folder."""
+    hashes: dict[str, str] = {}
+    for path in files:
+        hashes[str(path) if path.name in hashes else path.name] = file_sha256(path)
+    return hashes
 
 
 def _documents(store: Store, rows: Sequence[Row]) -> tuple[Mapping[str, str], ...]:

@@ -124,7 +124,7 @@ def _resumed(settings: Settings, request: Request) -> Run:
 
 
 def _is_source(run: Run, path: Path) -> bool:
-    return path.is_file() and run.material.sources.get(path.name) == file_sha256(path)
+    return path.is_file() and file_sha256(path) in run.material.sources.values()
 
 
 def _material(settings: Settings, sources: RowSources, recipe: Recipe) -> Material:
@@ -139,6 +139,12 @@ def _material(settings: Settings, sources: RowSources, recipe: Recipe) -> Materi
 def _preferences(settings: Settings, sources: RowSources, recipe: Recipe) -> Material:
     """Preferences as they stand in a --rows file, or made of rows."""
     if sources.rows and all(_holds_preferences(path) for path in sources.rows) and not sources.pairs:
+        if sources.replay:
+            raise TandemError(
+                "--replay means nothing to preferences.",
+                expected="Preferences alone: the recipe dpo stays near the adapter that it starts from.",
+                do="Leave it out.",
+            )
         made = [item for path in sources.rows for item in read_preferences(path)]
         built = Built([], {}, (), {path.name: file_sha256(path) for path in sources.rows}, ())
     else:
