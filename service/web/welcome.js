@@ -3,9 +3,9 @@ import { byId, el } from "./dom.js";
 
 const ABOUT_THE_MANUAL = [
   "What is a chunk?",
-  "Which document formats can Tandem read?",
-  "When should I fine-tune instead of retrieve?",
-  "What does QLoRA add to LoRA?",
+  "What is the default number of passages?",
+  "What does LoRA freeze?",
+  "How many parameters does the default base model have?",
 ];
 const MOST = 4;
 
