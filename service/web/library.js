@@ -99,18 +99,24 @@ export async function loadDocuments() {
   document.dispatchEvent(new CustomEvent("documents", { detail: body }));
 }
 
+// Jobs are for administrators; whether this is one may be told only after the panel was opened.
+async function showRunningJob() {
+  if (panel.isOpen() && isAdmin()) await findJob();
+}
+
 async function openIndex() {
   panel.open(opener);
   opener.setAttribute("aria-expanded", "true");
   trouble.replaceChildren();
   try {
     await loadDocuments();
-    if (isAdmin()) await findJob();
+    await showRunningJob();
   } catch (failure) {
     trouble.replaceChildren(problem(failure, openIndex));
   }
 }
 
+document.addEventListener("access", () => showRunningJob().catch((failure) => trouble.replaceChildren(problem(failure, openIndex))));
 opener.addEventListener("click", () => (panel.isOpen() ? panel.close() : openIndex()));
 byId("index-close").addEventListener("click", () => panel.close());
 byId("filter").addEventListener("input", () => {
