@@ -38,7 +38,10 @@ _MOST_JSON_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class AdapterCard:
-    """What an adapter was made from and for. `documents` lists {"id", "path", "hash"} of what it was trained on."""
+    """What an adapter was made from and for. `documents` lists {"id", "path", "hash"} of what it was trained on.
+
+    From `refusal_threshold` (tuner/refusing.py) on it refuses; None: whenever a refusal is the likeliest beginning.
+    """
 
     name: str
     base_model: str
@@ -51,6 +54,7 @@ class AdapterCard:
     documents: tuple[Mapping[str, str], ...] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    refusal_threshold: float | None = None
 
 
 def has_default() -> bool:
@@ -92,6 +96,9 @@ def read_card(folder: Path) -> AdapterCard:
     texts = ("name", "base_model", "base_sha256", "tokenizer_sha256", "prompt_fingerprint", "created", "weights_sha256")
     if not all(isinstance(values.get(key), str) for key in texts) or not isinstance(values.get("documents"), list):
         raise _damaged(folder / CARD_FILE, "is not an adapter card")
+    threshold = values.get("refusal_threshold")
+    if threshold is not None and not (isinstance(threshold, float | int) and 0 <= threshold <= 1):
+        raise _damaged(folder / CARD_FILE, "has a refusal_threshold that is no share from 0 to 1")
     return AdapterCard(**{**{k: v for k, v in values.items() if k in known}, "documents": tuple(values["documents"])})
 
 

@@ -28,6 +28,7 @@ class AttachedAdapters:
         self._base = base
         self._folders: dict[str, Path] = {}
         self._keys: dict[str, str] = {}  # name -> the key PEFT knows it by, once attached
+        self._thresholds: dict[str, float | None] = {}
         self._peft: Any = None
         self._count = 0
 
@@ -62,6 +63,10 @@ class AttachedAdapters:
             if name is not None:
                 self._peft.base_model.disable_adapter_layers()
 
+    def refusal_threshold(self, key: str | None) -> float | None:
+        """From which probability of it on the adapter refuses (tuner/refusing.py); None: as greedy decoding does."""
+        return None if key is None else self._thresholds.get(key)
+
     def merge(self, name: str) -> Any:
         """The base model with the weights of `name` added into its own, for good; nothing is attached afterwards.
 
@@ -92,7 +97,7 @@ class AttachedAdapters:
                 do="Run `tandem adapters list`, or leave the adapter out.",
                 code="not_found",
             )
-        verify_adapter(folder, self._base)
+        card = verify_adapter(folder, self._base)
         with quiet():
             from peft import LoraConfig, PeftModel, set_peft_model_state_dict
         from safetensors.torch import load_file
@@ -121,6 +126,7 @@ class AttachedAdapters:
 
             sum_by_rows(self._peft, key)
         self._keys[name] = key
+        self._thresholds[key] = card.refusal_threshold
         return key
 
     def _discard(self, key: str) -> None:

@@ -11,6 +11,7 @@ elsewhere unless two tokens are as close to each other as floats that were summe
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -44,6 +45,17 @@ class Steps:
             batch = torch.tensor([list(ids)], device=self._device)
             output = self._model(input_ids=batch, past_key_values=self.cache.library, use_cache=True, **options)
             return output.logits[0, -last:]
+
+    def peek(self, ids: Sequence[int], last: int = 1) -> Any:
+        """As `read`, and then as if it had not been read."""
+        if self.cache.is_plain:
+            logits = self.read(ids, last)
+            self.cache.take_back(len(ids))
+            return logits
+        kept = copy.deepcopy(self.cache.library)
+        logits = self.read(ids, last)
+        self.cache.library = kept
+        return logits
 
     def read_prompt(self, ids: Sequence[int], is_cancelled: Callable[[], bool]) -> Any:
         """Read `ids`, in parts; the (vocabulary,) logits of what follows them, None when it was cancelled."""

@@ -55,6 +55,7 @@ def make_card(run: Run, base: BaseModel, tuned: Tuned, parent: AdapterCard | Non
         documents=_documents(run, parent),
         metrics=dict(tuned.metrics),
         versions={name: version(name) for name in _LIBRARIES},
+        refusal_threshold=tuned.refusal_threshold,
     )
 
 

@@ -10,16 +10,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from indexer.errors import TandemError
 from tuner.attach import AttachedAdapters
 from tuner.basemodel import BaseModel
+from tuner.chat import answer_end_id
 from tuner.decoding import Steps, can_draft, chosen_tokens, greedy, greedy_tokens
 from tuner.jsondecoding import JsonDecoding, Schema
 from tuner.prompt import Prompt
 from tuner.reading import PromptReader
+from tuner.refusing import open_answer, refusal_ids
 from tuner.stream import TextStream, is_looping
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -75,6 +78,7 @@ class TorchGenerator:
         self._json = JsonDecoding(base)
         self._reader = PromptReader(base, passage_bytes)
         self._drafts = can_draft(base)
+        self._refusal, self._end = refusal_ids(base.tokenizer), answer_end_id(base.tokenizer)
         self._closed = False
         self._is_stale = False
         for name, folder in (adapters or {}).items():
@@ -162,10 +166,16 @@ class TorchGenerator:
         if logits is None:
             yield Piece("", 0, "cancelled")
             return
-        if form is None and self._drafts:
-            tokens = greedy_tokens(steps, logits, prompt.ids, most)
+        said: tuple[int, ...] = ()
+        threshold = self._attached.refusal_threshold(adapter)
+        if form is None and threshold is not None and prompt.passages:
+            said, logits = open_answer(steps, logits, self._refusal, threshold)
+        if logits is None:
+            tokens: Iterator[int] = iter((*said, self._end))
+        elif form is None and self._drafts:
+            tokens = chain(said, greedy_tokens(steps, logits, (*prompt.ids, *said), most - len(said)))
         else:
-            tokens = chosen_tokens(steps, logits, greedy if form is None else form.choose)
+            tokens = chain(said, chosen_tokens(steps, logits, greedy if form is None else form.choose))
         stream, ids = TextStream(self.tokenizer), list[int]()
         for token in tokens:
             if token in self.base.eos_ids:

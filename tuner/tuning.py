@@ -21,6 +21,7 @@ from tuner.peak import peak_bytes
 from tuner.preference import Preference, PreferenceObjective, encode_preferences, weigh
 from tuner.quiet import quiet
 from tuner.recipe import Recipe
+from tuner.refusing import Threshold, calibrate
 from tuner.rows import Row, count_kinds
 from tuner.runs import Run
 from tuner.schedule import Progress
@@ -49,6 +50,7 @@ class Tuned:
     counts: Mapping[str, int]
     metrics: Mapping[str, Any]
     warnings: tuple[str, ...]
+    refusal_threshold: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,14 @@ def tune(base: BaseModel, run: Run, watch: Watch, start: Any = None) -> Tuned:
         metrics: dict[str, Any] = {"train_loss": round(progress.loss, 4)}
         if training.validation:
             metrics |= _validated(training, loss_before, progress)
+        threshold = _threshold(base, run, training, limit) if recipe.trains_adapter else None
+        if threshold is not None:
+            metrics["refusal"] = asdict(threshold)
+            watch.tell(
+                f"It refuses from a probability of {threshold.value:.2g} on: {threshold.answerable_refused:.0%} of"
+                f" {threshold.answerable} held-out questions with an answer, {threshold.unanswerable_refused:.0%} of"
+                f" {threshold.unanswerable} without."
+            )
         watch.tell("Asking what it still knows of other things.")
         metrics["forgetting"] = dict(compare_knowledge(before, measure_knowledge(base, base.model, recipe.precision)))
     found = (forgetting_warning(metrics["forgetting"]), _worse(metrics))
@@ -110,7 +120,8 @@ def tune(base: BaseModel, run: Run, watch: Watch, start: Any = None) -> Tuned:
         "whole_seconds": round(time.monotonic() - began, 1),
         "peak_bytes": peak_bytes(base.device),
     }
-    return Tuned(trainable, progress, counts, metrics, (*warnings, *(text for text in found if text)))
+    warned = (*warnings, *(text for text in found if text))
+    return Tuned(trainable, progress, counts, metrics, warned, threshold.value if threshold else None)
 
 
 @contextmanager
@@ -178,6 +189,22 @@ def _validated(training: Training, before: float, progress: Progress) -> dict[st
         )
         values["validation_token_accuracy"] = round(share, 4)
     return values
+
+
+def _threshold(base: BaseModel, run: Run, training: Training, limit: int) -> Threshold | None:
+    objective = training.objective
+    rows = [item for item in run.material.validation or () if isinstance(item, Row)]
+    if not isinstance(objective, Supervised):
+        return None
+    return calibrate(
+        training.model,
+        base.tokenizer,
+        rows,
+        objective.reading,
+        limit=limit,
+        precision=run.recipe.precision,
+        seed=run.recipe.seed,
+    )
 
 
 def _worse(metrics: Mapping[str, Any]) -> str | None:

@@ -1,0 +1,172 @@
+"""When a model refuses: probabilities against one reading a row, the opening of an answer against tables by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_models import save_adapter, save_small_model
+
+from indexer.errors import TandemError
+from tuner.adapters import CARD_FILE, read_card
+from tuner.basemodel import BaseModel, load_base_model
+from tuner.decoding import Steps
+from tuner.generation import TorchGenerator
+from tuner.grouploss import Reading
+from tuner.prompt import REFUSAL, Source, build_prompt
+from tuner.refusing import MOST_REFUSED, choose_threshold, open_answer, refusal_chances, refusal_ids
+from tuner.rows import Row
+
+BEES, IRON = Source("Bees", "A hive has a queen."), Source("Iron", "Iron melts at 1538 degrees.")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    folder = save_small_model(tmp_path_factory.mktemp("small") / "model")
+    return load_base_model(str(folder), cache=folder.parent, device="cpu")
+
+
+class Table:
+    """Reads nothing: the probabilities after each beginning are written down."""
+
+    def __init__(self, after: dict[tuple[int, ...], list[float]]) -> None:
+        self.after = {begin: torch.tensor(shares).log() for begin, shares in after.items()}
+        self.was_read: tuple[int, ...] = ()
+
+    def peek(self, ids: tuple[int, ...], last: int) -> torch.Tensor:
+        assert last == len(ids)
+        return torch.stack([self.after[ids[: place + 1]] for place in range(last)])
+
+    def read(self, ids: tuple[int, ...]) -> None:
+        self.was_read = tuple(ids)
+
+
+REFUSED = (0, 1)
+
+
+def opened(first: list[float], second: list[float], threshold: float) -> tuple[tuple[int, ...], int | None, Table]:
+    table = Table({(): first, (0,): second})
+    said, logits = open_answer(table, table.after[()], REFUSED, threshold)  # type: ignore[arg-type]
+    return said, None if logits is None else int(logits.argmax()), table
+
+
+def test_a_refusal_over_the_threshold_is_said() -> None:
+    # 0.6 * 0.9 = 0.54
+    said, following, _ = opened([0.6, 0.3, 0.1], [0.05, 0.9, 0.05], 0.5)
+    assert (said, following) == (REFUSED, None)
+
+
+def test_below_it_the_best_other_answer_is_begun() -> None:
+    # Of the 0.6 for token 0, 0.54 belong to the refusal: 0.06 are left, and token 1 has 0.3.
+    said, following, table = opened([0.6, 0.3, 0.1], [0.05, 0.9, 0.05], 0.55)
+    assert (said, following) == ((), 1)
+    assert table.was_read == ()
+
+
+def test_an_answer_that_begins_as_the_refusal_does_is_kept() -> None:
+    # The refusal has 0.6 * 0.3 = 0.18; what begins with 0 and is none has 0.42, most of it with token 2.
+    said, following, table = opened([0.6, 0.3, 0.1], [0.1, 0.3, 0.6], 0.5)
+    assert (said, following) == ((0,), 2)
+    assert table.was_read == (0,)
+
+
+def test_a_low_threshold_refuses_what_greedy_decoding_would_answer() -> None:
+    said, following, _ = opened([0.3, 0.6, 0.1], [0.05, 0.9, 0.05], 0.2)
+    assert (said, following) == (REFUSED, None)
+
+
+def test_an_unlikely_refusal_costs_no_reading() -> None:
+    class Nothing:
+        pass
+
+    logits = torch.tensor([0.1, 0.8, 0.1]).log()
+    said, after = open_answer(Nothing(), logits, REFUSED, 0.2)  # type: ignore[arg-type]
+    assert said == ()
+    assert after is logits
+
+
+def test_a_peek_leaves_nothing_behind(small: BaseModel) -> None:
+    with torch.inference_mode():
+        steps, plain = Steps(small, 40), Steps(small, 40)
+        for item in (steps, plain):
+            item.read((5, 6, 7))
+        seen = steps.peek((8, 9), 2)
+        assert torch.equal(seen, Steps(small, 40).read((5, 6, 7, 8, 9), 2)) or torch.allclose(
+            seen, Steps(small, 40).read((5, 6, 7, 8, 9), 2), atol=1e-5
+        )
+        assert torch.allclose(steps.read((10,)), plain.read((10,)), atol=1e-5)
+
+
+def test_chances_are_those_of_reading_each_row_alone(small: BaseModel) -> None:
+    rows = [
+        Row("evidence", "Who leads?", (BEES, IRON), "queen [1].", ("a",)),
+        Row("absent", "Who sings?", (IRON,), REFUSAL, ("b",)),
+        Row("misleading", "Who leads the ants?", (BEES, IRON), REFUSAL, ("a",)),
+    ]
+    found = refusal_chances(small.model, small.tokenizer, rows, Reading(), limit=400, precision="float32")
+    refusal = refusal_ids(small.tokenizer)
+    for row, chance in zip(rows, found, strict=True):
+        ids = [*build_prompt(small.tokenizer, row.question, row.passages, limit=400).ids, *refusal]
+        with torch.inference_mode():
+            logs = small.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        begin = len(ids) - len(refusal)
+        expected = sum(float(logs[place - 1, ids[place]]) for place in range(begin, len(ids)))
+        assert math.log(chance) == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_threshold_that_tells_best_within_what_may_be_refused() -> None:
+    answerable = [0.0] * 18 + [0.5, 0.9]
+    unanswerable = [0.1] * 5 + [0.6] * 10 + [0.95] * 5
+    # 0.1: 10 % over-refused, all refused; 0.5 the same over-refusal with less; 0.6: 5 % and 75 %.
+    found = choose_threshold(answerable, unanswerable)
+    assert found is not None
+    assert (found.value, found.answerable_refused, found.unanswerable_refused) == (0.1, 0.1, 1.0)
+    # Had three of twenty to be refused for it, the next best is taken.
+    stricter = choose_threshold([0.0] * 17 + [0.2, 0.5, 0.9], unanswerable)
+    assert stricter is not None
+    assert (stricter.value, stricter.answerable_refused, stricter.unanswerable_refused) == (0.6, 0.05, 0.75)
+    assert stricter.answerable_refused <= MOST_REFUSED
+
+
+def test_no_threshold_where_it_says_nothing() -> None:
+    assert choose_threshold([0.1] * 9, [0.9] * 30) is None
+    assert choose_threshold([0.9] * 30, [0.1] * 30) is None
+
+
+def test_the_card_decides(small: BaseModel, tmp_path: Path) -> None:
+    folder = save_adapter(tmp_path / "quiet", small, seed=1)
+    prompt = build_prompt(small.tokenizer, "Who leads?", [BEES], limit=400)
+    closed = build_prompt(small.tokenizer, "Who leads?", None, limit=400)
+
+    def answer(asked: object) -> str:
+        # A base model that an adapter was attached to cannot be given to another generator.
+        fresh = load_base_model(small.name, cache=tmp_path, device="cpu")
+        generator = TorchGenerator(fresh, {"quiet": folder})
+        try:
+            return "".join(p.text for p in generator.generate(asked, max_tokens=40, adapter="quiet"))  # type: ignore[arg-type]
+        finally:
+            generator.close()
+
+    plain = answer(prompt)
+    assert plain != REFUSAL
+    card = json.loads((folder / CARD_FILE).read_text())
+    (folder / CARD_FILE).write_text(json.dumps({**card, "refusal_threshold": 0.0}))
+    assert answer(prompt) == REFUSAL
+    # Closed book nothing is held against passages, so it is answered as before.
+    assert answer(closed) != REFUSAL
+    (folder / CARD_FILE).write_text(json.dumps({**card, "refusal_threshold": 1.0}))
+    assert answer(prompt) == plain
+
+
+@pytest.mark.parametrize("value", ["high", -0.1, 1.5])
+def test_a_threshold_that_is_none(small: BaseModel, tmp_path: Path, value: object) -> None:
+    folder = save_adapter(tmp_path / "odd", small, seed=1)
+    card = json.loads((folder / CARD_FILE).read_text())
+    (folder / CARD_FILE).write_text(json.dumps({**card, "refusal_threshold": value}))
+    with pytest.raises(TandemError, match="refusal_threshold"):
+        read_card(folder)
+    assert replace(read_card(save_adapter(tmp_path / "plain", small, seed=1)), name="x").refusal_threshold is None
