@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -17,8 +17,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from indexer.cores import keep_to_container
 from indexer.errors import TandemError
 from indexer.folders import file_sha256
+from indexer.plainembedder import PlainEmbedder, usual_form
 from indexer.records import content_hash
 from indexer.weights import Weights
 
@@ -64,6 +66,7 @@ class Embedder(Protocol):
 class SentenceTransformerEmbedder:
     """Any sentence-transformers model (Reimers & Gurevych 2019, arXiv 1908.10084) with a fast tokenizer.
 
+    One of the usual form is run without that library (indexer/plainembedder.py), which takes seconds to import.
     The model is loaded when it is first needed: a sync that finds nothing changed never needs it, and `identity` is
     read from the files. Thread-safe.
     """
@@ -129,29 +132,36 @@ class _Loaded:
                 f"The embedder {weights.name} has no fast tokenizer, so chunks cannot be placed in their documents.",
                 do="Choose an embedder that ships a tokenizer.json.",
             )
-        self.dimension = int(self._model.get_embedding_dimension())
-        self.window = int(self._model.max_seq_length or 512)
+        if isinstance(self._model, PlainEmbedder):
+            self.dimension, self.window = self._model.dimension, self._model.window
+            self._vectors: Callable[[dict[str, Any]], Any] | None = self._model
+        else:
+            self.dimension = int(self._model.get_embedding_dimension())
+            self.window = int(self._model.max_seq_length or 512)
+            self._vectors = self._of_library if _is_plain(self._model) else None
         self.whole = _tokenizer(self._model)
         self._cut = _tokenizer(self._model)
         self._cut.enable_truncation(self.window)
         self._padding = int(self._model.tokenizer.pad_token_id or 0)
         self._inputs = set(self._model.tokenizer.model_input_names)
-        self._plain = _is_plain(self._model)
         self._lock = Lock()
 
     def encode(self, texts: list[str], task: Literal["document", "query"]) -> Vectors:
         """(n, d) unit rows; `task` chooses the model's own prefix, if it has one."""
         if not texts:
             return np.zeros((0, self.dimension), np.float32)
-        if self._plain:
-            rows = self._encode(texts)
+        if self._vectors is not None:
+            rows = self._encode(texts, self._vectors)
         else:
             encode = self._model.encode_query if task == "query" else self._model.encode_document
             with self._lock:
                 rows = encode(texts, batch_size=EMBED_BATCH, normalize_embeddings=True, show_progress_bar=False)
         return np.ascontiguousarray(rows, dtype=np.float32)
 
-    def _encode(self, texts: list[str]) -> Vectors:
+    def _of_library(self, features: dict[str, Any]) -> Any:
+        return self._model(features)["sentence_embedding"]
+
+    def _encode(self, texts: list[str], vectors: Callable[[dict[str, Any]], Any]) -> Vectors:
         """What SentenceTransformer.encode computes for a model without prefixes, from ids that are made once."""
         import torch
 
@@ -160,8 +170,7 @@ class _Loaded:
         most = CPU_TOKENS if self._model.device.type == "cpu" else GPU_TOKENS
         with torch.inference_mode():
             for places in batches([len(row) for row in ids], most):
-                features = self._features([ids[place] for place in places])
-                found = self._model(features)["sentence_embedding"]
+                found = vectors(self._features([ids[place] for place in places]))
                 rows[places] = torch.nn.functional.normalize(found, dim=1).float().cpu().numpy()
         return rows
 
@@ -233,13 +242,18 @@ def _load(weights: Weights, device: str) -> Any:
     # The library asks the hub for missing optional files of a local folder unless it is told not to.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    # It is imported along and warns that it found no optional kernels, which nothing here uses.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    from sentence_transformers import SentenceTransformer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    keep_to_container()
+    form = usual_form(weights.path)
     try:
+        if form is not None:
+            return PlainEmbedder(weights.path, form, device)
+        # It is imported along and warns that it found no optional kernels, which nothing here uses.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+        from sentence_transformers import SentenceTransformer
+
         return SentenceTransformer(str(weights.path), device=device, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise TandemError(

@@ -23,6 +23,9 @@ from indexer.readers import Rules, required_groups
 from indexer.records import Chunk, Document, Heading, Page
 
 VISIBLE = "{0}.born <= :g AND ({0}.died IS NULL OR {0}.died > :g)"
+# The same by the short list of rows that are not visible: a table, and what names its row. The others are not read, and
+# in a document's row these numbers lie behind its whole text.
+SHOWN = "+{1} NOT IN (SELECT row FROM {0} WHERE born > :g UNION ALL SELECT row FROM {0} WHERE died <= :g)"
 READ_BATCH = 500
 EVERYTHING = Filter()
 
@@ -151,11 +154,14 @@ class Snapshot:
         return replace(where, reader=None)
 
     def allowed_rows(self, where: Filter) -> npt.NDArray[np.int64]:
-        """Row numbers of the visible chunks of the documents that pass the filter, increasing."""
+        """Row numbers of the visible chunks of the documents that pass the filter, increasing.
+
+        From documents to chunks, whose rows are found in an index and not read.
+        """
         condition, values = where.sql()
-        sql = f"""SELECT c.row FROM documents d JOIN chunks c ON c.document = d.row
-            WHERE {condition} AND {VISIBLE.format("d")} AND {VISIBLE.format("c")} ORDER BY c.row"""
-        return np.fromiter((row[0] for row in self._rows(sql, **values)), np.int64)
+        sql = f"""SELECT c.row FROM documents d CROSS JOIN chunks c ON c.document = d.row
+            WHERE {condition} AND {SHOWN.format("documents", "d.row")} AND {SHOWN.format("chunks", "c.row")}"""
+        return np.sort(np.fromiter((row[0] for row in self._rows(sql, **values)), np.int64))
 
     def document_paths(self) -> dict[int, str]:
         """The path of its document for every visible chunk row."""
@@ -168,10 +174,10 @@ class Snapshot:
         What is not visible is left out by a short list: joining every match with its chunk takes twice as long.
         """
         condition, values = where.sql()
-        allowed = "AND +rowid IN (SELECT c.row FROM documents d JOIN chunks c ON c.document = d.row WHERE {})"
+        allowed = "AND +rowid IN (SELECT c.row FROM documents d CROSS JOIN chunks c ON c.document = d.row WHERE {})"
         sql = f"""SELECT rowid, -bm25(chunk_words) FROM chunk_words
             WHERE chunk_words MATCH :e {allowed.format(condition) if where else ""}
-            AND +rowid NOT IN (SELECT row FROM chunks WHERE born > :g UNION ALL SELECT row FROM chunks WHERE died <= :g)
+            AND {SHOWN.format("chunks", "rowid")}
             ORDER BY bm25(chunk_words), rowid LIMIT :n"""
         return [(row[0], row[1]) for row in self._rows(sql, e=expression, n=limit, **values)]
 

@@ -30,20 +30,21 @@ class _Ticket:
 
 
 class Admission:
-    """Lets one request at a time through; at most `depth` others wait, each at most `seconds`."""
+    """Lets `at_once` requests through together; at most `depth` others wait, each at most `seconds`."""
 
-    def __init__(self, depth: int, seconds: float) -> None:
+    def __init__(self, depth: int, seconds: float, at_once: int = 1) -> None:
         self._depth = depth
         self._seconds = seconds
+        self._at_once = at_once
         self._condition = threading.Condition()
-        self._inside: _Ticket | None = None
+        self._inside: set[_Ticket] = set()
         # Who waits, by key; the key whose turn is next comes first.
         self._waiting: OrderedDict[str, deque[_Ticket]] = OrderedDict()
 
     def __len__(self) -> int:
         """Requests inside or waiting."""
         with self._condition:
-            return self._count() + (self._inside is not None)
+            return self._count() + len(self._inside)
 
     @property
     def waiting(self) -> int:
@@ -74,7 +75,7 @@ class Admission:
         return sum(map(len, self._waiting.values()))
 
     def _make_room(self, key: str) -> None:
-        if self._inside is None or self._count() < self._depth:
+        if len(self._inside) < self._at_once or self._count() < self._depth:
             return
         longest = max(self._waiting, key=lambda name: len(self._waiting[name]))
         # Only for one who has at least two fewer: else the two would turn each other away for ever.
@@ -88,7 +89,7 @@ class Admission:
     def _wait(self, ticket: _Ticket, cancel: threading.Event) -> None:
         deadline = time.monotonic() + self._seconds
         with self._condition:
-            while self._inside is not ticket and not cancel.is_set():
+            while ticket not in self._inside and not cancel.is_set():
                 if ticket.turned_away:
                     raise _busy(f"{self._depth} questions are waiting for the model, most of them of this key.")
                 if time.monotonic() > deadline:
@@ -96,18 +97,18 @@ class Admission:
                 self._condition.wait(min(POLL_SECONDS, self._seconds))
 
     def _next(self) -> None:
-        """Give the turn to the next key, if it is free."""
-        if self._inside is not None or not self._waiting:
+        """Give a turn that is free to the next key. There is one for each that ends, so one is all there can be."""
+        if len(self._inside) >= self._at_once or not self._waiting:
             return
         key, tickets = self._waiting.popitem(last=False)
-        self._inside = tickets.popleft()
+        self._inside.add(tickets.popleft())
         if tickets:
             self._waiting[key] = tickets
         self._condition.notify_all()
 
     def _leave(self, ticket: _Ticket) -> None:
-        if self._inside is ticket:
-            self._inside = None
+        if ticket in self._inside:
+            self._inside.remove(ticket)
             self._next()
         elif not ticket.turned_away:
             self._remove(ticket)

@@ -27,6 +27,7 @@ from service.links import as_text
 from service.observation import key_name, note_answer, note_question
 from service.question import Mode, Question, check_question, resolve_mode
 from service.refusal import is_refusal, relevance
+from service.secondopinion import SecondOpinion
 from service.sentences import SentenceStream
 from service.settings import Settings
 from service.structured import Filled, Form, check_values, read_json
@@ -52,7 +53,7 @@ class Answer:
     """The body of /ask. Times in milliseconds from the start of the request; first_token is None if none came.
 
     Of an answer in a form, `value` is the JSON and `fields` are the places in it (JSON Pointers), one a citation.
-    `searched_for` is the question as it was searched for, None closed book.
+    `searched_for` is the question as it was searched for, None closed book. `answerability` is the second opinion.
     """
 
     answer: str
@@ -74,6 +75,7 @@ class Answer:
     marks: tuple[Mark, ...] = ()
     value: Any = None
     fields: tuple[str, ...] = ()
+    answerability: float | None = None
 
 
 @dataclass(slots=True)
@@ -90,6 +92,7 @@ class _Draft:
     searched_for: str | None = None
     passages: tuple[Passage, ...] = ()
     relevance: float | None = None
+    answerability: float | None = None
     generation: int | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -143,6 +146,7 @@ class _Draft:
             marks=() if refusal else tuple(self.marks),
             value=self.filled.value if self.filled else None,
             fields=tuple(place for place, *_ in citations) if self.filled else (),
+            answerability=self.answerability,
         )
         note_answer(answer)
         return answer
@@ -167,12 +171,14 @@ class Answerer:
         generator: Generator,
         settings: Settings,
         adapters: Adapters,
+        opinion: SecondOpinion | None = None,
     ) -> None:
         self.retriever = retriever
         self.generator = generator
         self.settings = settings
         self.adapters = adapters
-        self.admission = Admission(settings.queue, settings.queue_seconds)
+        self.opinion = opinion
+        self.admission = Admission(settings.queue, settings.queue_seconds, generator.at_once)
 
     def answer(self, question: Question, cancel: threading.Event | None = None) -> Answer:
         """The whole answer. Raises TandemError as `stream` does."""
@@ -208,6 +214,12 @@ class Answerer:
             )
         with self.admission.enter(stop, key_name()):
             prompt = self._prompt(draft, text, question, turns)
+            if self.opinion is not None and draft.passages:
+                draft.answerability = self.opinion.score(text, draft.passages)
+                if self.opinion.refuses(draft.answerability):
+                    yield REFUSAL
+                    yield draft.finish("nothing_relevant")
+                    return
             most = question.max_tokens or self.settings.max_tokens
             if question.form:
                 yield from self._fill(draft, prompt, text, question.form, most, stop)

@@ -13,6 +13,7 @@ from indexer.database import DATABASE
 from indexer.embedding import Embedder, SentenceTransformerEmbedder
 from indexer.errors import TandemError
 from indexer.publish import sync_running
+from indexer.questions import QuestionCache, RememberingEmbedder
 from indexer.rerank import CrossEncoderReranker, Reranker
 from indexer.retrieval import Retriever
 from indexer.store import Store, current_generation
@@ -21,6 +22,7 @@ from indexer.weights import Weights, embedder_weights, named_weights
 from service.answercache import CachedGenerator
 from service.answering import Answerer
 from service.following import FollowingRetriever
+from service.secondopinion import load_opinion
 from service.settings import Settings
 from service.uploads import forget_groups, list_uploads, uploads_folder
 from tuner.active import active_adapter
@@ -121,7 +123,7 @@ def load_generator(settings: Settings, report: Report = silent, *, answers: int 
         report=report,
     )
     passage_bytes = settings.passage_cache_mb << 20 if settings.passage_cache == "on" else 0
-    return CachedGenerator(base, entries=answers, passage_bytes=passage_bytes)
+    return CachedGenerator(base, entries=answers, passage_bytes=passage_bytes, at_once=settings.batch)
 
 
 def load_answerer(
@@ -134,18 +136,28 @@ def load_answerer(
 ) -> Answerer:
     """Everything a question needs, with `embedder` if it is loaded already. Raises TandemError.
 
-    `keep_answers` is for a service; what is measured must be generated.
+    `keep_answers` is for a service, which also keeps the vectors of questions; what is measured must be generated.
     """
     found = load_retriever(settings, store, report, embedder)
+    questions = QuestionCache() if keep_answers else None
+    if questions is not None:
+        found.embedder = RememberingEmbedder(found.embedder, questions)
+    opinion = load_opinion(settings)
     generator = load_generator(settings, report, answers=settings.answer_cache if keep_answers else 0)
-    retriever = following(settings, found, generator.see)
-    return Answerer(retriever, generator, settings, HomeAdapters(settings, generator))
+    retriever = following(settings, found, generator.see, questions)
+    return Answerer(retriever, generator, settings, HomeAdapters(settings, generator), opinion)
 
 
 def following(
-    settings: Settings, retriever: Retriever, seen: Callable[[int], None] | None = None
+    settings: Settings,
+    retriever: Retriever,
+    seen: Callable[[int], None] | None = None,
+    questions: QuestionCache | None = None,
 ) -> FollowingRetriever:
-    """The retriever, changing to another embedder of this home, or back, when the index does; `seen` is told of it."""
+    """The retriever, changing to another embedder of this home, or back, when the index does.
+
+    `seen` is told of it; `questions` keeps the vectors of questions.
+    """
 
     def load(identity: str) -> Retriever | None:
         if "embedder" in settings.model_fields_set:
@@ -160,7 +172,7 @@ def following(
         found.embed_question("warm")
         return Retriever(
             retriever.store,
-            found,
+            found if questions is None else RememberingEmbedder(found, questions),
             channel=retriever.channel,
             reranker=retriever.reranker,
             per_source=retriever.per_source,

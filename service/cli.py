@@ -104,16 +104,31 @@ def ask(
     adapter: Annotated[str | None, typer.Option(help="An adapter other than the active one.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="The most tokens of the answer.")] = None,
     filters: Filters = None,
+    url: Annotated[str | None, typer.Option(help="Ask the service that runs at this address; loads nothing.")] = None,
     as_json: Json = False,
 ) -> None:
     """Answer a question from the documents."""
 
     def work() -> None:
         from indexer.filters import parse_filter
+
+        where = parse_filter(filters or [])
+        if url is not None:
+            from service.commands.asking import run_ask_running
+
+            given = {
+                "mode": mode,
+                "k": k,
+                "adapter": adapter,
+                "max_tokens": max_tokens,
+                "filter": dict(where.conditions),
+            }
+            body = {"question": question} | {name: value for name, value in given.items() if value is not None}
+            run_ask_running(_settings(), url, body, as_json=as_json)
+            return
         from service.commands.ask import run_ask
         from service.question import Question
 
-        where = parse_filter(filters or [])
         run_ask(_settings(), Question(question, mode, k, adapter, max_tokens, where), as_json=as_json)
 
     _run(work, as_json)

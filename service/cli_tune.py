@@ -53,7 +53,8 @@ def rows(
 @tune_app.command()
 def tune(
     recipe: Annotated[
-        str | None, typer.Option(help="qlora, lora, lora-int8, partial, full, dpo or embedder; none with --resume.")
+        str | None,
+        typer.Option(help="qlora, lora, lora-int8, partial, full, answerability, dpo or embedder; none with --resume."),
     ] = None,
     pairs: Pairs = None,
     rows: Rows = None,
@@ -98,12 +99,16 @@ def tune(
     quote: Quote = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write event files for TensorBoard.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run --name that was cut off.")] = False,
-    batch_size: Annotated[int | None, typer.Option(help="Pairs in one step of the recipe embedder; 16.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pairs, or rows, in one step of the recipes embedder and answerability; 16.")
+    ] = None,
     no_activate: Annotated[bool, typer.Option("--no-activate", help="Recipe embedder: the index stays.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a run or result; embedder: use it anyway.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a run or result; embedder, answerability: keep it anyway.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Tune the base model into an adapter or a model, or the embedder, on pairs about the documents."""
+    """Tune the base model into an adapter or a model, the embedder, or a second opinion, on pairs."""
     schedule = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed}
     only_base: dict[str, Any] = {
         "r": r, "alpha": alpha, "dropout": dropout, "target_modules": target_modules, "rslora": rslora, "dora": dora,
@@ -121,14 +126,23 @@ def tune(
         _refuse({**only_base, **more, "tensorboard": tensorboard}, "the recipe embedder")
         if pairs is None:
             raise TandemError("The recipe embedder needs pairs.", expected="--pairs FILE.", do="Name the file.")
-        given = {**schedule, "batch_size": batch_size}
-        if epochs is not None and epochs != int(epochs):
-            raise TandemError(f"--epochs is {epochs}.", expected="Whole epochs for the embedder.", do="Correct it.")
-        chosen = {
-            key: int(value) if key != "learning_rate" else value for key, value in given.items() if value is not None
-        }
+        chosen = _whole({**schedule, "batch_size": batch_size}, "the embedder")
         tuning = Tuning(pairs, EmbedderRecipe(**chosen), name, activate=not no_activate, force=force)  # type: ignore[arg-type]
         run_tune(load_settings(), tuning, as_json=as_json)
+
+    def answerability() -> None:
+        from service.commands.tune_answerability import Teaching
+        from service.commands.tune_answerability import run_tune as teach
+        from tuner.answerability import AnswerabilityRecipe
+
+        recipe_name = "the recipe answerability"
+        also = {"tensorboard": tensorboard, "no_activate": no_activate, "base_model": None}
+        _refuse({**only_base, **more, **also}, recipe_name)
+        if pairs is None:
+            raise TandemError(f"{recipe_name.capitalize()} needs pairs.", expected="--pairs FILE.", do="Name the file.")
+        chosen = _whole({**schedule, "batch_size": batch_size}, recipe_name)
+        teaching = Teaching(pairs, AnswerabilityRecipe(**chosen), base_model, name, force)  # type: ignore[arg-type]
+        teach(load_settings(), teaching, as_json=as_json)
 
     def base() -> None:
         from service.commands.rows import RowSources
@@ -136,7 +150,7 @@ def tune(
         from tuner.recipe import Recipe
         from tuner.rows import Mix
 
-        _refuse({"batch_size": batch_size, "no_activate": no_activate}, "any recipe but embedder")
+        _refuse({"batch_size": batch_size, "no_activate": no_activate}, "this recipe")
         if resume:
             _refuse({"force": force, "replay": replay}, "--resume")
         given = {key: value for key, value in {**schedule, **only_base}.items() if value is not None}
@@ -156,7 +170,7 @@ def tune(
         request = Request(made, sources, base_model, name, resume, force, tensorboard)
         run_tune(load_settings(), request, as_json=as_json)
 
-    run(embedder if recipe == "embedder" else base, as_json)
+    run({"embedder": embedder, "answerability": answerability}.get(recipe or "", base), as_json)
 
 
 def irrelevant(recipe: str, from_adapter: bool) -> set[str]:
@@ -164,6 +178,14 @@ def irrelevant(recipe: str, from_adapter: bool) -> set[str]:
     shape = {"r", "alpha", "dropout", "target_modules", "rslora", "dora"}
     found = {"layers", "beta"} - {"layers" if recipe == "partial" else "beta" if recipe == "dpo" else ""}
     return found | (shape if recipe in ("partial", "full") or from_adapter else set())
+
+
+def _whole(given: dict[str, float | None], recipe: str) -> dict[str, float]:
+    """What was given, with the passes as a whole number. Raises TandemError where they are none."""
+    epochs = given["epochs"]
+    if epochs is not None and epochs != int(epochs):
+        raise TandemError(f"--epochs is {epochs}.", expected=f"Whole epochs for {recipe}.", do="Correct it.")
+    return {key: int(value) if key != "learning_rate" else value for key, value in given.items() if value is not None}
 
 
 def _refuse(given: dict[str, Any], recipe: str) -> None:

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 FINAL: frozenset[State] = frozenset({"done", "failed", "cancelled"})
 HISTORY = 100
+# What ends a job that its service did not live to finish; the next service on this home folder does its work again.
+STOPPED = "The service stopped while the job ran."
 COUNTS = ("added", "changed", "renamed", "deleted", "unchanged", "failed")
 
 Work = Callable[[Callable[[Progress], None], threading.Event], Outcome]
@@ -56,6 +58,7 @@ class Jobs:
         self._store = store
         self._changed = threading.Condition()
         self._running: dict[str, tuple[Job, threading.Event, threading.Thread]] = {}
+        self._stopped: set[str] = set()
         self.interrupted = self._close_interrupted()
 
     def start(self, kind: str, work: Work, *, fresh: bool = False) -> tuple[Job, bool]:
@@ -119,9 +122,10 @@ class Jobs:
                 self._changed.wait(min(left, 0.5))
 
     def close(self) -> None:
-        """Cancel what runs and wait for it."""
+        """Stop what runs and wait for it; as after a kill, the next service does its work again."""
         with self._changed:
             running = list(self._running.values())
+            self._stopped = {job.id for job, cancel, _ in running if not cancel.is_set()}
         for _, cancel, _ in running:
             cancel.set()
         for _, _, thread in running:
@@ -141,7 +145,8 @@ class Jobs:
             self._await(job, cancel, before)
             outcome = work(report, cancel)
         except Cancelled:
-            ended = {"state": "cancelled"}
+            stopped = job.id in self._stopped
+            ended = {"state": "failed", "error": STOPPED} if stopped else {"state": "cancelled"}
         except TandemError as error:
             ended = {"state": "failed", "error": str(error)}
         except Exception:
@@ -191,19 +196,19 @@ class Jobs:
             )
 
     def _close_interrupted(self) -> bool:
-        """Jobs that a stopped service left running have failed; whether there were any, so that their work is redone.
+        """Jobs that a killed service left running have failed; whether the last job of all ended so, to be done again.
 
-        Those that another process on this home folder still runs are left alone.
+        Those that another process on this home folder still runs are left alone. A job that was started after the
+        one that was stopped has seen everything that this one was for.
         """
-        found = False
         with self._store.connection() as connection, transaction(connection):
             for row in connection.execute("SELECT id, body FROM jobs").fetchall():
                 body = json.loads(row["body"])
                 if body["state"] not in FINAL and not _is_owned(self._store, row["id"]):
-                    body.update(state="failed", error="The service stopped while the job ran.", finished=_now())
+                    body.update(state="failed", error=STOPPED, finished=_now())
                     connection.execute("UPDATE jobs SET body = ? WHERE id = ?", (json.dumps(body), row["id"]))
-                    found = True
-        return found
+            last = connection.execute("SELECT body FROM jobs ORDER BY created DESC, rowid DESC LIMIT 1").fetchone()
+        return last is not None and json.loads(last[0]).get("error") == STOPPED
 
 
 class _Meter:

@@ -65,7 +65,7 @@ def create_key(store: Store, name: str, role: Role, groups: Sequence[str] = (), 
         expires = None if days is None else (now + timedelta(days=days)).isoformat(timespec="seconds")
         connection.execute(
             "INSERT INTO keys (sha256, name, role, created, groups, expires) VALUES (?, ?, ?, ?, ?, ?)",
-            (_digest(secret), name, role, now.isoformat(timespec="seconds"), json.dumps(groups), expires),
+            (digest(secret), name, role, now.isoformat(timespec="seconds"), json.dumps(groups), expires),
         )
     return secret
 
@@ -102,7 +102,7 @@ class Keyring:
         roles: list[tuple[Role, object]] = [("user", settings.user_key), ("admin", settings.admin_key)]
         self._had_keys = False
         self._fixed = [
-            (_digest(key.get_secret_value()), Key(f"{role}_key", role, ""))  # type: ignore[attr-defined]
+            (digest(key.get_secret_value()), Key(f"{role}_key", role, ""))  # type: ignore[attr-defined]
             for role, key in roles
             if key is not None
         ]
@@ -113,14 +113,14 @@ class Keyring:
 
         Once a key was seen this stays False: revoking the last one must not open a service that others can reach.
         """
-        self._had_keys = self._had_keys or bool(self._keys())
+        self._had_keys = self._had_keys or bool(self.entries())
         return not self._had_keys
 
     def find(self, secret: str) -> Key | None:
         """The key, None when it is not known. Every known digest is compared, in constant time each."""
-        digest, found = _digest(secret), None
-        for known, key in self._keys():
-            if secrets.compare_digest(known, digest):
+        given, found = digest(secret), None
+        for known, key in self.entries():
+            if secrets.compare_digest(known, given):
                 found = key
         return found
 
@@ -148,7 +148,8 @@ class Keyring:
         key = self.find(secret)
         return None if key is None or key.is_expired() else key.role
 
-    def _keys(self) -> list[tuple[bytes, Key]]:
+    def entries(self) -> list[tuple[bytes, Key]]:
+        """Every key with its digest, those whose time is over too."""
         with self._store.connection() as connection:
             rows = connection.execute(f"SELECT {_FIELDS}, sha256 FROM keys").fetchall()
         return [*self._fixed, *((row["sha256"], _key(row)) for row in rows)]
@@ -161,5 +162,6 @@ def _key(row: sqlite3.Row) -> Key:
     return Key(row["name"], row["role"], row["created"], tuple(json.loads(row["groups"])), row["expires"])
 
 
-def _digest(secret: str) -> bytes:
+def digest(secret: str) -> bytes:
+    """What is stored of a key."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where models run; `auto` takes a GPU if present."
     )
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads for the models; 0 uses every core.")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads for the models; 0 uses every core it may.")
     mode: Literal["auto", "base", "tuned", "rag", "rag+tuned"] = Field(
         "auto",
         description="The mode for a question that names none; `auto` is what won the last comparison, and before any"
@@ -98,8 +98,14 @@ class Settings(BaseSettings):
         pattern=r"^(/|https?://\S+)?$",
         description="What links to sources begin with in /v1; unset, the address asked; `/` keeps them relative.",
     )
+    link_minutes: int = Field(
+        0, ge=0, le=10_080, description="How long links to sources in /v1 open without a key, in minutes; 0 is never."
+    )
     min_relevance: float = Field(
         0.25, ge=-1, le=1, description="A question whose best passage is less relevant than this is refused at once."
+    )
+    answerability: str = Field(
+        "", description="A model of `tandem tune --recipe answerability` that may refuse as well; unset, none does."
     )
     host: str = Field("127.0.0.1", description="Address the service listens on; others than loopback need a key.")
     port: int = Field(8000, ge=0, le=65535, description="Port the service listens on; 0 takes a free one.")
@@ -111,6 +117,9 @@ class Settings(BaseSettings):
     )
     groups: dict[str, tuple[str, ...]] = Field(
         {}, description="Who may read what: patterns of paths, each with the groups of which a key needs one."
+    )
+    batch: int = Field(
+        4, ge=1, le=64, description="Questions that the model answers at once; each takes memory for what it reads."
     )
     queue: int = Field(
         16, ge=1, le=1024, description="Questions that may wait for the model; more are told to come back."

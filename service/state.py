@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from indexer.errors import TandemError
+from indexer.questions import QuestionCache, RememberingEmbedder
 from indexer.store import Snapshot
 from service.answercache import CachedGenerator
 from service.metrics import Gauge
@@ -42,9 +43,12 @@ def gauges(service: Service) -> Iterator[Gauge]:
     yield "in_flight", "Requests that are being answered.", service.in_flight
     waiting: int | None = None
     cached: Generator | None = None
+    questions: QuestionCache | None = None
     try:
         waiting = service.answerer.admission.waiting
         cached = service.answerer.generator
+        embedder = service.answerer.retriever.embedder
+        questions = embedder.cache if isinstance(embedder, RememberingEmbedder) else None
         service.ready()
         ready = 1
     except TandemError:
@@ -54,6 +58,9 @@ def gauges(service: Service) -> Iterator[Gauge]:
     if isinstance(cached, CachedGenerator):
         yield "answer_cache_hits", "Texts that were kept from an earlier prompt.", cached.hits
         yield "answer_cache_misses", "Texts that had to be generated.", cached.misses
+    if questions is not None:
+        yield "question_cache_hits", "Questions whose vector was kept from before.", questions.hits
+        yield "question_cache_misses", "Questions that had to be embedded.", questions.misses
     try:
         with service.store.read() as snapshot:
             generation = snapshot.generation

@@ -83,6 +83,7 @@ class ScriptedGenerator:
         self.script = script
         self.delay = delay
         self.window = window
+        self.at_once = 1
         self.fail_after = fail_after
         self.tokenizer: Any = WordTokenizer()
         self.prompts: list[Prompt] = []

@@ -63,7 +63,16 @@ def save_small_model(folder: Path, *, seed: int = 0, window: int = 512) -> Path:
     return folder
 
 
-def save_adapter(folder: Path, base: Any, *, seed: int, name: str = "", **card: Any) -> Path:
+def save_adapter(
+    folder: Path,
+    base: Any,
+    *,
+    seed: int,
+    name: str = "",
+    rank: int = 4,
+    targets: tuple[str, ...] = ("q_proj", "down_proj"),
+    **card: Any,
+) -> Path:
     """A LoRA with random, non-zero matrices for `base`, with the card that belongs to it."""
     import json
 
@@ -76,7 +85,7 @@ def save_adapter(folder: Path, base: Any, *, seed: int, name: str = "", **card: 
     from tuner.prompt import PROMPT_FINGERPRINT
 
     torch.manual_seed(seed)
-    config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    config = LoraConfig(r=rank, target_modules=list(targets), init_lora_weights=False, task_type="CAUSAL_LM")
     with torch.device("cpu"):
         copy = AutoModelForCausalLM.from_config(base.model.config)
     state = get_peft_model_state_dict(inject_adapter_in_model(config, copy, adapter_name="default"))

@@ -111,9 +111,10 @@ def test_missing_and_damaged_files_are_refused(adapter: Path, base: BaseModel, n
 def test_list_and_activate(tmp_path: Path, adapter: Path, base: BaseModel) -> None:
     save_adapter(tmp_path / "adapters" / "ants", base, seed=2)
     (tmp_path / "adapters" / "empty").mkdir()
-    assert [card.name for card in list_adapters(tmp_path)] == ["ants", "bees"]
-    assert list_adapters(tmp_path / "nothing") == []
-    assert active_adapter(tmp_path) is None
+    assert [card.name for card in list_adapters(tmp_path)] == ["default", "ants", "bees"]
+    assert [card.name for card in list_adapters(tmp_path / "nothing")] == ["default"]
+    assert active_adapter(tmp_path) == "default"
+    assert active_adapter(tmp_path, "another/base") is None
     activate(tmp_path, "bees")
     activate(tmp_path, "ants")
     assert active_adapter(tmp_path) == "ants"

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from test_gate import BASE, error, raw, status
 
 from indexer.chunking import ChunkSize
+from indexer.errors import TandemError
 from indexer.store import Store
 from indexer.sync import Outcome, sync
 from service.api import streaming
@@ -568,6 +569,27 @@ def test_a_stream_without_news_is_kept_alive() -> None:
     assert middle and set(middle) == {": ping"}
     assert events_of(text) == [("token", {"text": "a\n\nb"}), ("done", {})]
     assert "token" in first and "done" in last
+
+
+@pytest.mark.parametrize("error, code", [(TandemError("No.", code="conflict"), "conflict"), (ValueError(), "internal")])
+def test_a_stream_that_fails_before_it_begins_ends(error: Exception, code: str) -> None:
+    app = FastAPI()
+
+    def events(cancel: threading.Event) -> Iterator[streaming.Event]:
+        raise error  # not a generator: this happens where the iterator would be made
+
+    @app.get("/")
+    def route(request: Request) -> Any:
+        request.state.request_id = "r"
+        return streaming.event_stream(request, events, heartbeat=0.05)
+
+    done: list[str] = []
+    thread = threading.Thread(target=lambda: done.append(TestClient(app).get("/").text), daemon=True)
+    thread.start()
+    thread.join(5)
+    assert done, "the stream did not end"
+    [(name, body)] = events_of(done[0])
+    assert (name, body["error"]["code"]) == ("error", code)
 
 
 def test_many_open_streams_leave_the_service_answering(make_service: MakeService, serve: Serve) -> None:

@@ -15,12 +15,18 @@ ALLOWED = {"indexer": {"indexer"}, "tuner": {"tuner", "indexer"}, "service": {"s
 OWNERS = {
     "torch": {
         "indexer.embedding",
+        "indexer.cores",
+        "indexer.plainembedder",
+        "tuner.streamed",
         "tuner.basemodel",
         "tuner.decoding",
         "tuner.int8",
         "tuner.passagecache",
         "tuner.rowwise",
         "tuner.stepcache",
+        "tuner.together",
+        "tuner.answerability",
+        "tuner.answerability_model",
         "tuner.attach",
         "tuner.conversion",
         "tuner.embedder",
@@ -34,18 +40,24 @@ OWNERS = {
         "tuner.objective",
         "tuner.peak",
         "tuner.preference",
+        "tuner.refusing",
         "tuner.train",
         "tuner.trainable",
         "tuner.tuning",
     },
     "transformers": {
         "tuner.grouploss",
+        "tuner.streamed",
         "indexer.embedding",
+        "indexer.plainembedder",
+        "tuner.answerability",
+        "tuner.answerability_model",
         "tuner.basemodel",
         "tuner.conversion",
         "tuner.quiet",
         "tuner.rowwise",
         "tuner.stepcache",
+        "tuner.together",
         "tuner.shapes",
     },
     "peft": {"tuner.attach", "tuner.trainable"},
@@ -139,7 +151,16 @@ def test_heavy_libraries_stay_with_their_owners_and_out_of_import_time() -> None
 def test_importing_everything_loads_no_heavy_library() -> None:
     # Those of tuner define torch modules and are themselves imported only by functions that need torch.
     names = sorted(
-        set(MODULES) - {"tuner.int8", "tuner.rowwise", "tuner.stepcache", "indexer.loaders.child", "service.__main__"}
+        set(MODULES)
+        - {
+            "tuner.int8",
+            "tuner.rowwise",
+            "tuner.stepcache",
+            "tuner.together",
+            "tuner.streamed",
+            "indexer.loaders.child",
+            "service.__main__",
+        }
     )
     script = f"""
 import importlib, sys

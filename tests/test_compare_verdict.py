@@ -97,3 +97,15 @@ def test_arms() -> None:
     arms = plan_arms(["rag+tuned", "rag"], ["a", "b", "b"])
     assert arms[:3] == [Arm("rag", "rag"), Arm("rag+tuned", "rag+tuned", "a"), Arm("rag+tuned:b", "rag+tuned", "b")]
     assert len(arms) == 5
+
+
+def test_an_adapter_that_learned_only_to_refuse_stays_out() -> None:
+    """It is more truthful than rag, which is wrong more often than right, and it answers nothing rightly."""
+    arms = plan_arms(["rag", "rag+tuned"], ("a",))
+    wrong_often = np.array(([1.0] * 20 + [-1.0] * 40) + [-1.0] * 40)
+    refuses = np.array([0.0] * 60 + [1.0] * 40)
+    values = {arm.name: refuses if arm.mode == "rag+tuned" else wrong_often for arm in arms if arm.mode}
+    values |= {name: np.full(100, -0.9) for name in BAD_BASELINES}
+    verdict = decide(arms, Evidence(values, KINDS, True), 0)
+    assert (verdict.activate_adapter, verdict.adapters["a"].outcome) == (False, "worse")
+    assert "by refusing" in verdict.adapters["a"].reasons[0]

@@ -12,7 +12,7 @@ from fakes import wait_until
 from indexer.errors import TandemError
 from indexer.store import Store
 from indexer.sync import Cancelled, Outcome, Progress
-from service.jobs import FINAL, HISTORY, Jobs
+from service.jobs import FINAL, HISTORY, STOPPED, Jobs
 
 Report = Callable[[Progress], None]
 
@@ -197,12 +197,24 @@ def test_a_second_service_leaves_the_jobs_of_the_first_alone(jobs: Jobs, store: 
     wait_until(lambda: not list(store.home.glob("job-*.lock")))
 
 
-def test_closing_cancels_and_waits(store: Store, work: Work) -> None:
+@pytest.mark.parametrize("by_request", [False, True])
+def test_closing_stops_and_waits_and_the_work_is_left_to_the_next_service(
+    store: Store, work: Work, by_request: bool
+) -> None:
     jobs = Jobs(store)
     job, _ = jobs.start("reindex", work)
     work.started.wait(5)
+    if by_request:
+        # What someone cancelled was not cut off, whatever happens then.
+        jobs.cancel(job.id)
     jobs.close()
-    assert jobs.get(job.id)["state"] == "cancelled"
+    body = jobs.get(job.id)
+    assert (body["state"], body["error"]) == (("cancelled", None) if by_request else ("failed", STOPPED))
+    assert Jobs(store).interrupted is not by_request
+    done, _ = jobs.start("reindex", lambda report, cancel: Outcome())
+    wait_until(lambda: jobs.get(done.id)["state"] == "done")
+    assert not Jobs(store).interrupted, "the later job has done it"
+    wait_until(lambda: not list(store.home.glob("job-*.lock")))
     assert not [thread for thread in threading.enumerate() if thread.name == "job-reindex"]
 
 

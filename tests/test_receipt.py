@@ -168,6 +168,19 @@ def test_a_connection_is_used_again_and_watched_again(connect: Callable[[], sock
     assert refusal(all_of(connection))[0] == 408
 
 
+def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_headers(
+    connect: Callable[[], socket.socket],
+) -> None:
+    connection, times = connect(), []
+    for _ in range(40):
+        started = time.monotonic()
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert answer(connection) == b"0"
+        times.append(time.monotonic() - started)
+    # The first ones are acknowledged at once; with Nagle's algorithm every later one takes 40 ms (RFC 1122, 4.2.3.2).
+    assert min(times[20:]) < 0.03, times
+
+
 def test_a_body_that_nobody_reads_does_not_keep_the_connection(connect: Callable[[], socket.socket], app: Echo) -> None:
     app.deny = True
     connection = connect()

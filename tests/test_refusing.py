@@ -18,7 +18,7 @@ from tuner.decoding import Steps
 from tuner.generation import TorchGenerator
 from tuner.grouploss import Reading
 from tuner.prompt import REFUSAL, Source, build_prompt
-from tuner.refusing import MOST_REFUSED, choose_threshold, open_answer, refusal_chances, refusal_ids
+from tuner.refusing import Doubt, choose_threshold, doubt, find_doubts, open_answer, refusal_ids
 from tuner.rows import Row
 
 BEES, IRON = Source("Bees", "A hive has a queen."), Source("Iron", "Iron melts at 1538 degrees.")
@@ -55,28 +55,31 @@ def opened(first: list[float], second: list[float], threshold: float) -> tuple[t
 
 
 def test_a_refusal_over_the_threshold_is_said() -> None:
-    # 0.6 * 0.9 = 0.54
-    said, following, _ = opened([0.6, 0.3, 0.1], [0.05, 0.9, 0.05], 0.5)
+    # r = 0.6 * 0.9 = 0.54, a = 0.3: the doubt is 0.54 / 0.84 = 0.643.
+    said, following, _ = opened([0.6, 0.3, 0.1], [0.05, 0.9, 0.05], 0.64)
     assert (said, following) == (REFUSED, None)
 
 
 def test_below_it_the_best_other_answer_is_begun() -> None:
     # Of the 0.6 for token 0, 0.54 belong to the refusal: 0.06 are left, and token 1 has 0.3.
-    said, following, table = opened([0.6, 0.3, 0.1], [0.05, 0.9, 0.05], 0.55)
+    said, following, table = opened([0.6, 0.3, 0.1], [0.05, 0.9, 0.05], 0.65)
     assert (said, following) == ((), 1)
     assert table.was_read == ()
 
 
 def test_an_answer_that_begins_as_the_refusal_does_is_kept() -> None:
-    # The refusal has 0.6 * 0.3 = 0.18; what begins with 0 and is none has 0.42, most of it with token 2.
-    said, following, table = opened([0.6, 0.3, 0.1], [0.1, 0.3, 0.6], 0.5)
+    # r = 0.18; what begins with 0 and is no refusal has 0.42, most of it with token 2: the doubt is 0.3.
+    said, following, table = opened([0.6, 0.3, 0.1], [0.1, 0.3, 0.6], 0.31)
     assert (said, following) == ((0,), 2)
     assert table.was_read == (0,)
+    assert opened([0.6, 0.3, 0.1], [0.1, 0.3, 0.6], 0.29)[0] == REFUSED
 
 
 def test_a_low_threshold_refuses_what_greedy_decoding_would_answer() -> None:
-    said, following, _ = opened([0.3, 0.6, 0.1], [0.05, 0.9, 0.05], 0.2)
+    # r = 0.27, a = 0.6: 0.310
+    said, following, _ = opened([0.3, 0.6, 0.1], [0.05, 0.9, 0.05], 0.3)
     assert (said, following) == (REFUSED, None)
+    assert opened([0.3, 0.6, 0.1], [0.05, 0.9, 0.05], 0.32)[:2] == ((), 1)
 
 
 def test_an_unlikely_refusal_costs_no_reading() -> None:
@@ -101,40 +104,55 @@ def test_a_peek_leaves_nothing_behind(small: BaseModel) -> None:
         assert torch.allclose(steps.read((10,)), plain.read((10,)), atol=1e-5)
 
 
-def test_chances_are_those_of_reading_each_row_alone(small: BaseModel) -> None:
+def test_doubts_are_those_of_reading_each_row_alone(small: BaseModel) -> None:
     rows = [
         Row("evidence", "Who leads?", (BEES, IRON), "queen [1].", ("a",)),
         Row("absent", "Who sings?", (IRON,), REFUSAL, ("b",)),
         Row("misleading", "Who leads the ants?", (BEES, IRON), REFUSAL, ("a",)),
     ]
-    found = refusal_chances(small.model, small.tokenizer, rows, Reading(), limit=400, precision="float32")
+    found = find_doubts(small.model, small.tokenizer, rows, Reading(), limit=400, precision="float32")
     refusal = refusal_ids(small.tokenizer)
-    for row, chance in zip(rows, found, strict=True):
+    for row, seen in zip(rows, found, strict=True):
         ids = [*build_prompt(small.tokenizer, row.question, row.passages, limit=400).ids, *refusal]
         with torch.inference_mode():
-            logs = small.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            shares = small.model(torch.tensor([ids])).logits[0].double().softmax(-1)
         begin = len(ids) - len(refusal)
-        expected = sum(float(logs[place - 1, ids[place]]) for place in range(begin, len(ids)))
-        assert math.log(chance) == pytest.approx(expected, abs=1e-3)
+        refused = math.prod(float(shares[place - 1, ids[place]]) for place in range(begin, len(ids)))
+        others = shares[begin - 1].tolist()
+        others[refusal[0]] -= refused
+        assert seen.value == pytest.approx(refused / (refused + max(others)), rel=1e-3)
+        assert not seen.begins_right or max(others) == others[ord(row.answer[0])]
 
 
-def test_the_threshold_that_tells_best_within_what_may_be_refused() -> None:
-    answerable = [0.0] * 18 + [0.5, 0.9]
-    unanswerable = [0.1] * 5 + [0.6] * 10 + [0.95] * 5
-    # 0.1: 10 % over-refused, all refused; 0.5 the same over-refusal with less; 0.6: 5 % and 75 %.
+def test_a_row_begins_right_when_the_other_answer_does(small: BaseModel) -> None:
+    ids = build_prompt(small.tokenizer, "Who leads?", (BEES,), limit=400).ids
+    with torch.inference_mode():
+        likeliest = int(small.model(torch.tensor([ids])).logits[0, -1].argmax())
+    word = small.tokenizer.decode([likeliest])
+    rows = [Row("evidence", "Who leads?", (BEES,), answer, ("a",)) for answer in (word + "x", "\u00e9")]
+    right, wrong = find_doubts(small.model, small.tokenizer, rows, Reading(), limit=400, precision="float32")
+    assert right.begins_right == bool(word.strip())
+    assert not wrong.begins_right
+
+
+def test_no_refusal_is_no_doubt() -> None:
+    assert doubt(torch.tensor([0.5, 0.5]), 0, 0.0) == 0.0
+
+
+def test_the_threshold_that_tells_best() -> None:
+    answerable = [Doubt(0.0, True)] * 10 + [Doubt(0.0, False)] * 8 + [Doubt(0.5, False), Doubt(0.9, True)]
+    unanswerable = [Doubt(value, False) for value in [0.1] * 5 + [0.6] * 10 + [0.95] * 5]
+    # From 0.1 on: 2 of 20 are refused wrongly and all others rightly. 10 right, 8 wrong, 20 refused rightly: 22 / 40.
     found = choose_threshold(answerable, unanswerable)
     assert found is not None
-    assert (found.value, found.answerable_refused, found.unanswerable_refused) == (0.1, 0.1, 1.0)
-    # Had three of twenty to be refused for it, the next best is taken.
-    stricter = choose_threshold([0.0] * 17 + [0.2, 0.5, 0.9], unanswerable)
-    assert stricter is not None
-    assert (stricter.value, stricter.answerable_refused, stricter.unanswerable_refused) == (0.6, 0.05, 0.75)
-    assert stricter.answerable_refused <= MOST_REFUSED
+    assert (found.value, found.answerable_refused, found.unanswerable_refused) == pytest.approx((0.1, 0.1, 1.0))
+    assert found.truthfulness == pytest.approx(22 / 40)
 
 
 def test_no_threshold_where_it_says_nothing() -> None:
-    assert choose_threshold([0.1] * 9, [0.9] * 30) is None
-    assert choose_threshold([0.9] * 30, [0.1] * 30) is None
+    low, high = Doubt(0.1, True), Doubt(0.9, True)
+    assert choose_threshold([low] * 9, [high] * 30) is None
+    assert choose_threshold([high] * 30, [low] * 30) is None
 
 
 def test_the_card_decides(small: BaseModel, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -14,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import write_library
 from typer.testing import CliRunner
+
+from indexer.store import Store
+from service.jobs import FINAL, STOPPED
 
 TIDES = "How often does the moon raise the tides of the ocean?"
 TESTS = Path(__file__).parent
@@ -162,6 +167,77 @@ def test_two_processes_serve_one_home_while_one_indexes(start: Start, home: Path
         assert found[0]["document"].endswith("storks.md"), url
     third = start()[1]
     assert get(f"{third}/jobs/{job}")[1]["state"] == "done"
+
+
+def upload(url: str, name: str, text: str) -> str:
+    """Upload a file; the id of the job that was named with the acknowledgement."""
+    part = f'Content-Disposition: form-data; name="file"; filename="{name}"'
+    form = f"--edge\r\n{part}\r\n\r\n{text}\r\n--edge--\r\n".encode()
+    request = urllib.request.Request(f"{url}/documents", form, {"Content-Type": "multipart/form-data; boundary=edge"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        assert response.status == 202
+        return str(json.loads(response.read())["job"]["id"])
+
+
+def all_jobs_end(url: str) -> list[dict[str, Any]]:
+    """The jobs, newest first, as soon as none runs any more."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        jobs: list[dict[str, Any]] = get(f"{url}/jobs")[1]["jobs"]
+        if all(job["state"] in FINAL for job in jobs):
+            return jobs
+        time.sleep(0.05)
+    raise AssertionError(jobs)
+
+
+def listed(url: str) -> set[str]:
+    return {item["document"] for item in get(f"{url}/documents")[1]["documents"]}
+
+
+@pytest.mark.slow
+def test_a_restart_in_the_middle_of_a_reindex_and_a_stream_loses_nothing(start: Start, home: Path) -> None:
+    corpus = home.parent / "corpus"
+    corpus.mkdir()
+    for number in range(1000):
+        (corpus / f"{number}.txt").write_text(f"Number {number}. " * 50)
+    process, url = start(words=5, delay=0.02)
+    generation = get(f"{url}/readyz")[1]["generation"]
+    job = upload(url, "kept.md", "The stork is kept in mind.")
+    deadline = time.monotonic() + 20
+    while (body := get(f"{url}/jobs/{job}")[1])["done"] < 5:
+        assert body["state"] == "running" and time.monotonic() < deadline, body
+    connection = asking(url)
+    process.send_signal(signal.SIGTERM)
+    assert b"event: done" in rest(connection), "what was asked before is answered"
+    assert process.wait(20) == -signal.SIGTERM
+    stopped, (_, url) = Store(home), start()
+    with stopped.read() as snapshot:
+        assert snapshot.generation.number == generation, "half of a reindex is not published"
+    stopped.close()
+    jobs = all_jobs_end(url)
+    assert [job["state"] for job in jobs[:2]] == ["done", "failed"] and jobs[1]["error"] == STOPPED
+    assert {"kept.md", "0.txt", "999.txt"} <= listed(url), "what was acknowledged is indexed"
+    assert get(f"{url}/readyz")[1]["generation"] > generation
+
+
+def test_two_processes_take_uploads_at_the_same_time(start: Start, home: Path) -> None:
+    write_library(home.parent / "corpus")
+    urls = [start()[1], start()[1]]
+    names: list[list[str]] = [[], []]
+
+    def fill(place: int) -> None:
+        for number in range(6):
+            upload(urls[place], f"upload-{place}-{number}.md", f"The stork number {place} {number} is here.")
+            names[place].append(f"upload-{place}-{number}.md")
+
+    threads = [threading.Thread(target=fill, args=(place,)) for place in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for url in urls:
+        assert {job["state"] for job in all_jobs_end(url)} == {"done"}
+        assert {*names[0], *names[1]} <= listed(url) and len(names[0]) == len(names[1]) == 6
 
 
 def test_doctor_looks_at_a_running_service(

@@ -1,7 +1,7 @@
 """Which adapter answers when a request names none: one small file, replaced atomically; else the default adapter.
 
-A build of the package may carry a default adapter (tuner/default/). It belongs to the bundled base model, so it is
-active only with that one, and only until another is activated or it is deactivated. This release carries none.
+The default adapter comes with the package (tuner/default/). It was tuned on the bundled base model, so it is active
+only with that one, and only until another is activated or it is deactivated.
 """
 
 from __future__ import annotations

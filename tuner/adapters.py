@@ -40,7 +40,7 @@ _MOST_JSON_BYTES = 4 << 20
 class AdapterCard:
     """What an adapter was made from and for. `documents` lists {"id", "path", "hash"} of what it was trained on.
 
-    From `refusal_threshold` (tuner/refusing.py) on it refuses; None: whenever a refusal is the likeliest beginning.
+    From a doubt of `refusal_threshold` on (tuner/refusing.py) it refuses; None: whenever a refusal begins likeliest.
     """
 
     name: str

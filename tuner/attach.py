@@ -1,14 +1,17 @@
-"""Adapters on a loaded base model: attached once, then switched on for a request and off again.
+"""Adapters on a loaded base model: attached once, held by requests, switched on for a pass and off again.
 
 An adapter is added beside the base weights and never merged into them, so switching it off gives back exactly the
 outputs from before. PEFT gets a configuration that `verify_adapter` has checked and tensors read from safetensors;
-it opens no file itself.
+it opens no file itself. An adapter that is replaced or removed stays until the requests that hold it have ended.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,49 +25,108 @@ _PREFIX = "tandem_"
 
 
 class AttachedAdapters:
-    """The adapters of one base model. Not thread-safe: its owner holds the model's lock."""
+    """The adapters of one base model. Thread-safe, where `alone` gives the model to one thread.
 
-    def __init__(self, base: BaseModel) -> None:
+    `alone` is entered for attaching and dropping; `switch` and `selected` are for who has the model already.
+    """
+
+    def __init__(
+        self, base: BaseModel, alone: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    ) -> None:
         self._base = base
+        self._alone = alone
+        # Never held while waiting for the model.
+        self._lock = threading.RLock()
+        self._held: Counter[str] = Counter()  # key -> requests that it is used by
+        self._retired: set[str] = set()  # keys that go when nobody holds them
         self._folders: dict[str, Path] = {}
         self._keys: dict[str, str] = {}  # name -> the key PEFT knows it by, once attached
         self._thresholds: dict[str, float | None] = {}
+        self._on: str | None = None  # the key that is switched on
         self._peft: Any = None
+        self._layers: list[Any] | None = None  # those with adapters, once looked for
         self._count = 0
 
     def register(self, name: str, folder: Path) -> None:
         """Remember where `name` is; nothing is read before it is used."""
         self.unregister(name)
-        self._folders[name] = folder
+        with self._lock:
+            self._folders[name] = folder
 
     def unregister(self, name: str) -> None:
-        """Forget `name` and drop its tensors."""
-        self._folders.pop(name, None)
-        key = self._keys.pop(name, None)
-        if key is not None:
-            self._drop(key)
+        """Forget `name` and drop its tensors, once no request holds them."""
+        with self._lock:
+            self._folders.pop(name, None)
+            key = self._keys.pop(name, None)
+            if key is None:
+                return
+            self._retired.add(key)
+            if self._held[key]:
+                return
+        with self._alone():
+            self._drop_retired()
 
     @contextlib.contextmanager
-    def selected(self, name: str | None) -> Iterator[str | None]:
-        """The base model with the adapter `name` switched on inside the block, or with none; gives its key.
+    def held(self, name: str | None) -> Iterator[str | None]:
+        """The key of the adapter `name`, attached until the block ends; None for None.
 
         The key is another one whenever the name is registered again.
 
         Raises TandemError (not_found) for a name that is not registered, and whatever verify_adapter raises.
         """
-        key = None
-        if name is not None:
-            key = self._keys.get(name) or self._attach(name)
-            self._peft.base_model.enable_adapter_layers()
-            self._peft.base_model.set_adapter(key, inference_mode=True)
+        if name is None:
+            yield None
+            return
+        key = self._hold(name)
         try:
             yield key
         finally:
-            if name is not None:
-                self._peft.base_model.disable_adapter_layers()
+            with self._lock:
+                self._held[key] -= 1
+
+    def switch(self, key: str | None) -> None:
+        """Switch the adapter of this key on in place of the one that is, or none. For who has the model to itself."""
+        self._drop_retired()
+        if key == self._on:
+            return
+        layers = self._switched_layers()
+        for layer in layers:
+            layer._disable_adapters = key is None
+            if key is not None:
+                layer._active_adapter = [key]
+        if not layers and key is None:
+            self._peft.base_model.disable_adapter_layers()
+        elif not layers:
+            self._peft.base_model.enable_adapter_layers()
+            self._peft.base_model.set_adapter(key, inference_mode=True)
+        self._on = key
+
+    def _switched_layers(self) -> list[Any]:
+        """The layers to switch one by one; none where PEFT must do it, because an adapter replaced whole modules.
+
+        PEFT also goes through the gradients of every tensor, which nothing here has: 20 ms, and this takes one.
+        """
+        if self._layers is None:
+            from peft.tuners.tuners_utils import BaseTunerLayer
+            from peft.utils.other import AuxiliaryTrainingWrapper
+
+            modules = list(self._peft.modules())
+            whole = any(isinstance(module, AuxiliaryTrainingWrapper) for module in modules)
+            self._layers = [] if whole else [module for module in modules if isinstance(module, BaseTunerLayer)]
+        return self._layers
+
+    @contextlib.contextmanager
+    def selected(self, name: str | None) -> Iterator[str | None]:
+        """The adapter `name` held and switched on inside the block. Raises TandemError as `held` does."""
+        with self.held(name) as key:
+            self.switch(key)
+            try:
+                yield key
+            finally:
+                self.switch(None)
 
     def refusal_threshold(self, key: str | None) -> float | None:
-        """From which probability of it on the adapter refuses (tuner/refusing.py); None: as greedy decoding does."""
+        """From which doubt on the adapter refuses (tuner/refusing.py); None: as greedy decoding does."""
         return None if key is None else self._thresholds.get(key)
 
     def merge(self, name: str) -> Any:
@@ -82,11 +144,30 @@ class AttachedAdapters:
         self._keys, self._peft = {}, None
         return model
 
+    def _hold(self, name: str) -> str:
+        with self._lock:
+            key = self._keys.get(name)
+            if key is not None:
+                self._held[key] += 1
+                return key
+        with self._alone(), self._lock:
+            key = self._keys.get(name) or self._attach(name)
+            self._held[key] += 1
+            return key
+
+    def _drop_retired(self) -> None:
+        with self._lock:
+            for key in [key for key in self._retired if not self._held[key]]:
+                self._retired.discard(key)
+                del self._held[key]
+                self._drop(key)
+
     def _drop(self, key: str) -> None:
         # PEFT warns when the one it deletes is the one chosen last, so nothing is chosen first.
         self._peft.base_model.set_adapter([], inference_mode=True)
         self._peft.delete_adapter(key)
         self._peft.base_model.disable_adapter_layers()
+        self._on, self._layers = None, None
 
     def _attach(self, name: str) -> str:
         folder = self._folders.get(name)
@@ -125,6 +206,9 @@ class AttachedAdapters:
             from tuner.rowwise import sum_by_rows
 
             sum_by_rows(self._peft, key)
+        # What is attached is on at first.
+        self._peft.base_model.disable_adapter_layers()
+        self._on, self._layers = None, None
         self._keys[name] = key
         self._thresholds[key] = card.refusal_threshold
         return key

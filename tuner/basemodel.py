@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from indexer.cores import keep_to_container, told_threads
 from indexer.errors import TandemError
 from indexer.weights import Weights, named_weights
 from tuner.chat import answer_end_id, tokenizer_sha256
@@ -63,7 +64,7 @@ def load_base_model(
     threads: int = 0,
     report: Report | None = None,
 ) -> BaseModel:
-    """Load `name` for generation or tuning. `threads` 0 leaves PyTorch its default, all cores.
+    """Load `name` for generation or tuning. `threads` 0 uses the cores that this process may use.
 
     Raises TandemError when the weights are missing, the GPU asked for is not there, or the model is not one that
     transformers can load as a causal language model.
@@ -79,13 +80,11 @@ def load_base_model(
         chosen = "int8" if place == "cpu" else "none"
     if threads > 0:
         torch.set_num_threads(threads)
+    else:
+        keep_to_container()
     with quiet():
         model, tokenizer = _load(weights, chosen, place)
     model.eval().requires_grad_(False)
-    if chosen == "int8" and place == "cpu":
-        from tuner.int8 import to_int8
-
-        to_int8(model)
     return BaseModel(
         model=model,
         tokenizer=tokenizer,
@@ -99,12 +98,15 @@ def load_base_model(
     )
 
 
-def processor() -> str:
-    """What decides the speed of a CPU, in words: threads, vector width, instructions for int8."""
+def processor(threads: int = 0) -> str:
+    """What decides the speed of a CPU, in words: threads and why so many, vector width, instructions for int8.
+
+    `threads` is the setting that the model was loaded with.
+    """
     import torch
 
-    int8 = "int8 instructions" if torch.cpu._is_vnni_supported() else "no int8 instructions"
-    return f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, {int8}"
+    int8 = "int8 instructions" if torch.cpu._is_vnni_supported() else "no int8 instructions, so activations of 7 bits"
+    return f"{told_threads(threads)}, {torch.backends.cpu.get_cpu_capability()}, {int8}"
 
 
 def _place(device: Device) -> str:
@@ -137,6 +139,8 @@ def _load(weights: Weights, quantisation: Quantisation, place: str) -> tuple[Any
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(weights.path, **local)
+        if quantisation == "int8" and place == "cpu":
+            return _load_int8(weights.path, local | options), tokenizer
         model = AutoModelForCausalLM.from_pretrained(weights.path, use_safetensors=True, **local, **options)
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -147,6 +151,23 @@ def _load(weights: Weights, quantisation: Quantisation, place: str) -> tuple[Any
             code="unavailable",
         ) from error
     return model, tokenizer
+
+
+def _load_int8(folder: Path, options: dict[str, Any]) -> Any:
+    """With the fast int8 of a CPU, layer by layer where its files allow that."""
+    from transformers import AutoModelForCausalLM
+
+    from tuner.int8 import to_int8
+    from tuner.streamed import load_streamed
+
+    model = load_streamed(folder)
+    if model is None:
+        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
+        to_int8(model)
+        # The weights are views into one mapped file; while one view is left, all of it stays in memory.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+    return model
 
 
 def _bitsandbytes(quantisation: Quantisation, dtype: Any) -> Any:

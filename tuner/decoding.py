@@ -31,7 +31,7 @@ class Steps:
         from tuner.stepcache import StepCache
 
         self.cache = StepCache(base.model.config, room)
-        self._model, self._device = base.model, base.device
+        self._base, self._model, self._device = base, base.model, base.device
         # The logits of one position are vocabulary-sized; most models can leave out all but the last.
         self._can_leave_out = "logits_to_keep" in inspect.signature(base.model.forward).parameters
 
@@ -56,6 +56,10 @@ class Steps:
         logits = self.read(ids, last)
         self.cache.library = kept
         return logits
+
+    def beside(self, room: int) -> Steps:
+        """Steps of the same request that read something on its own."""
+        return Steps(self._base, room)
 
     def read_prompt(self, ids: Sequence[int], is_cancelled: Callable[[], bool]) -> Any:
         """Read `ids`, in parts; the (vocabulary,) logits of what follows them, None when it was cancelled."""

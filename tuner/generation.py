@@ -2,7 +2,8 @@
 
 Greedy, because an answer from documents should be the same every time it is asked for. The loop is our own: it
 stops between any two passes when the caller has gone, which a library call that returns at the end cannot do.
-How tokens come about is in tuner/reading.py (the prompt) and tuner/decoding.py (the answer).
+How tokens come about is in tuner/reading.py (the prompt) and tuner/decoding.py (the answer), and how several requests
+share the model in tuner/batching.py.
 """
 
 from __future__ import annotations
@@ -17,17 +18,16 @@ from typing import Any, Literal, Protocol
 from indexer.errors import TandemError
 from tuner.attach import AttachedAdapters
 from tuner.basemodel import BaseModel
+from tuner.batching import Batch, Left, Place, SharedSteps
 from tuner.chat import answer_end_id
-from tuner.decoding import Steps, can_draft, chosen_tokens, greedy, greedy_tokens
-from tuner.jsondecoding import JsonDecoding, Schema
+from tuner.decoding import can_draft, chosen_tokens, greedy, greedy_tokens
+from tuner.jsondecoding import JsonConstraint, JsonDecoding, Schema
 from tuner.prompt import Prompt
 from tuner.reading import PromptReader
 from tuner.refusing import open_answer, refusal_ids
 from tuner.stream import TextStream, is_looping
 
 FinishReason = Literal["stop", "length", "cancelled"]
-# Seconds between two looks at `cancel` while waiting for the model.
-_WAIT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,11 @@ class Piece:
 
 
 class Generator(Protocol):
-    """What answers prompts. `window` is prompt plus answer, in tokens."""
+    """What answers prompts, `at_once` of them together. `window` is prompt plus answer, in tokens."""
 
     tokenizer: Any
     window: int
+    at_once: int
 
     def generate(
         self,
@@ -62,37 +63,44 @@ class Generator(Protocol):
 
 
 class TorchGenerator:
-    """Generation in this process, one request at a time; thread-safe.
+    """Generation in this process, of `at_once` requests together; thread-safe.
 
     `adapters` maps names to folders; each is verified and attached on first use, then chosen per request. With
     `passage_bytes` passages are read apart from each other, and kept up to that many bytes (tuner/reading.py).
     """
 
-    def __init__(self, base: BaseModel, adapters: Mapping[str, Path] | None = None, *, passage_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        base: BaseModel,
+        adapters: Mapping[str, Path] | None = None,
+        *,
+        passage_bytes: int = 0,
+        at_once: int = 1,
+    ) -> None:
         """Raises TandemError when passages are to be read apart and this model's cannot be."""
         self.base = base
         self.tokenizer = base.tokenizer
         self.window = base.window
-        self._lock = threading.Lock()
-        self._attached = AttachedAdapters(base)
+        self.at_once = at_once
+        self._batch = Batch(base, at_once, lambda key: self._attached.switch(key))
+        self._attached = AttachedAdapters(base, self._batch.alone)
         self._json = JsonDecoding(base)
         self._reader = PromptReader(base, passage_bytes)
         self._drafts = can_draft(base)
         self._refusal, self._end = refusal_ids(base.tokenizer), answer_end_id(base.tokenizer)
-        self._closed = False
-        self._is_stale = False
+        # Guards what requests share beside the model: the reader of schemas, and how often passages were forgotten.
+        self._lock = threading.Lock()
+        self._forgotten = 0
         for name, folder in (adapters or {}).items():
             self._attached.register(name, folder)
 
     def register(self, name: str, folder: Path) -> None:
         """Make the adapter in `folder` answer to `name`, in place of one registered before under that name."""
-        with self._lock:
-            self._attached.register(name, folder)
+        self._attached.register(name, folder)
 
     def unregister(self, name: str) -> None:
-        """Forget the adapter and free its memory."""
-        with self._lock:
-            self._attached.unregister(name)
+        """Forget the adapter and free its memory, once the requests that it answers have ended."""
+        self._attached.unregister(name)
 
     def generate(
         self,
@@ -107,44 +115,28 @@ class TorchGenerator:
         model, a prompt that fills the window, a schema that cannot be followed, or a generator that was closed.
         """
         stop = cancel or threading.Event()
-        if not self._acquire(stop):
+        place = self._batch.enter(stop)
+        if place is None:
             yield Piece("", 0, "cancelled")
             return
         try:
             self._check(prompt, max_tokens)
-            if self._is_stale:
-                self._is_stale = False
-                self._reader.forget()
-            with self._attached.selected(adapter) as key:
-                yield from self._decode(prompt, key, min(max_tokens, self.window - len(prompt.ids)), stop, schema)
+            with self._attached.held(adapter) as place.adapter:
+                yield from self._decode(prompt, place, min(max_tokens, self.window - len(prompt.ids)), schema)
         finally:
-            self._lock.release()
+            self._batch.leave(place)
 
     def forget_passages(self) -> None:
-        """Drop what is kept of passages, for when documents have changed; at the latest before the next prompt."""
-        if self._lock.acquire(blocking=False):
-            self._reader.forget()
-            self._lock.release()
-        else:
-            # A question is being answered; whoever asks for this should not wait for it.
-            self._is_stale = True
+        """Drop what is kept of passages, for when documents have changed, and what prompts being read now add to it."""
+        with self._lock:
+            self._forgotten += 1
+        self._reader.forget()
 
     def close(self) -> None:
-        """Wait for the request that is running, then refuse all others."""
-        with self._lock:
-            self._closed = True
-
-    def _acquire(self, stop: threading.Event) -> bool:
-        while not stop.is_set():
-            if self._lock.acquire(timeout=_WAIT):
-                return True
-        return False
+        """Wait for the requests that are running, and refuse all others."""
+        self._batch.close()
 
     def _check(self, prompt: Prompt, max_tokens: int) -> None:
-        if self._closed:
-            raise TandemError(
-                "The model has been closed.", expected="A running service.", do="Try again.", code="unavailable"
-            )
         if len(prompt.ids) >= self.window:
             raise TandemError(
                 f"The prompt is {len(prompt.ids)} tokens long.",
@@ -157,37 +149,50 @@ class TorchGenerator:
                 f"max_tokens is {max_tokens}.", expected="At least 1.", do="Raise it, or leave it out for the default."
             )
 
-    def _decode(
-        self, prompt: Prompt, adapter: str | None, most: int, stop: threading.Event, schema: Schema | None
-    ) -> Iterator[Piece]:
-        form = None if schema is None else self._json.constraint(schema, most)
-        steps = Steps(self.base, len(prompt.ids) + most)
-        logits = self._reader.read(steps, prompt, adapter, stop.is_set)
-        if logits is None:
-            yield Piece("", 0, "cancelled")
-            return
+    def _decode(self, prompt: Prompt, place: Place, most: int, schema: Schema | None) -> Iterator[Piece]:
+        form = None
+        if schema is not None:
+            with self._lock:
+                form = self._json.constraint(schema, most)
+        stream, ids = TextStream(self.tokenizer), list[int]()
+        try:
+            for token in self._tokens(prompt, place, most, form):
+                if token in self.base.eos_ids:
+                    yield Piece("", len(ids), "stop")
+                    return
+                ids.append(token)
+                text = stream.push(token)
+                reason = _finished(ids, most, place.stop, may_repeat=form is not None)
+                if text or reason:
+                    yield Piece(text, len(ids), reason)
+                if reason:
+                    return
+        except Left:
+            yield Piece("", len(ids), "cancelled")
+
+    def _tokens(self, prompt: Prompt, place: Place, most: int, form: JsonConstraint | None) -> Iterator[int]:
+        """The tokens of an answer, as the request chooses them; raises Left when it is cancelled before the next."""
+        steps = SharedSteps(self.base, len(prompt.ids) + most, self._batch, place)
+        logits = self._read(steps, prompt, place)
         said: tuple[int, ...] = ()
-        threshold = self._attached.refusal_threshold(adapter)
+        threshold = self._attached.refusal_threshold(place.adapter)
         if form is None and threshold is not None and prompt.passages:
             said, logits = open_answer(steps, logits, self._refusal, threshold)
         if logits is None:
-            tokens: Iterator[int] = iter((*said, self._end))
-        elif form is None and self._drafts:
-            tokens = chain(said, greedy_tokens(steps, logits, (*prompt.ids, *said), most - len(said)))
-        else:
-            tokens = chain(said, chosen_tokens(steps, logits, greedy if form is None else form.choose))
-        stream, ids = TextStream(self.tokenizer), list[int]()
-        for token in tokens:
-            if token in self.base.eos_ids:
-                yield Piece("", len(ids), "stop")
-                return
-            ids.append(token)
-            text = stream.push(token)
-            reason = _finished(ids, most, stop, may_repeat=form is not None)
-            if text or reason:
-                yield Piece(text, len(ids), reason)
-            if reason:
-                return
+            return iter((*said, self._end))
+        if form is None and self._drafts:
+            return chain(said, greedy_tokens(steps, logits, (*prompt.ids, *said), most - len(said)))
+        return chain(said, chosen_tokens(steps, logits, greedy if form is None else form.choose))
+
+    def _read(self, steps: SharedSteps, prompt: Prompt, place: Place) -> Any:
+        forgotten = self._forgotten
+        logits = self._reader.read(steps, prompt, place.adapter, place.stop.is_set)
+        if forgotten != self._forgotten:
+            # Documents changed while it was read, and it may have kept passages of theirs.
+            self._reader.forget()
+        if logits is None:
+            raise Left
+        return logits
 
 
 def _finished(ids: list[int], most: int, stop: threading.Event, *, may_repeat: bool) -> FinishReason | None:

@@ -14,6 +14,7 @@ Notation: as in tuner/stepcache.py.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -32,12 +33,13 @@ _CLOSE = 2e-2
 
 
 class KeptParts:
-    """Parts of prompts, the ones used longest ago dropped first. Not thread-safe: its owner holds the model's lock."""
+    """Parts of prompts, the ones used longest ago dropped first. Thread-safe."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit  # bytes
         self.bytes = 0
         self._parts: OrderedDict[Key, Kept] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._parts)
@@ -47,24 +49,27 @@ class KeptParts:
 
     def get(self, key: Key) -> Kept | None:
         """What is kept under this key."""
-        kept = self._parts.get(key)
-        if kept is not None:
-            self._parts.move_to_end(key)
-        return kept
+        with self._lock:
+            kept = self._parts.get(key)
+            if kept is not None:
+                self._parts.move_to_end(key)
+            return kept
 
     def put(self, key: Key, kept: Kept) -> None:
         """Keep it, unless it is larger than everything may be."""
-        if kept.bytes > self.limit or key in self._parts:
-            return
-        self._parts[key] = kept
-        self.bytes += kept.bytes
-        while self.bytes > self.limit:
-            self.bytes -= self._parts.popitem(last=False)[1].bytes
+        with self._lock:
+            if kept.bytes > self.limit or key in self._parts:
+                return
+            self._parts[key] = kept
+            self.bytes += kept.bytes
+            while self.bytes > self.limit:
+                self.bytes -= self._parts.popitem(last=False)[1].bytes
 
     def clear(self) -> None:
         """Drop everything."""
-        self._parts.clear()
-        self.bytes = 0
+        with self._lock:
+            self._parts.clear()
+            self.bytes = 0
 
 
 class Rotation:

@@ -21,7 +21,7 @@ _HEAD_BYTES = 32 << 20
 
 
 class PromptReader:
-    """Reads the prompts of one base model. Not thread-safe: its owner holds the model's lock."""
+    """Reads the prompts of one base model. Thread-safe where the steps are."""
 
     def __init__(self, base: BaseModel, passage_bytes: int = 0) -> None:
         """Raises TandemError when passages are to be joined and this model's cannot be."""
@@ -76,7 +76,7 @@ class PromptReader:
         key = ("passage", adapter, ids)
         kept = self.passages.get(key)
         if kept is None:
-            alone = Steps(self._base, len(ids))
+            alone = steps.beside(len(ids))
             if alone.read_prompt(ids, is_cancelled) is None:
                 return False
             kept = alone.cache.copy(0, len(ids))

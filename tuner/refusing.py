@@ -1,9 +1,10 @@
-"""When a model refuses: its own probability of the refusal, held against a threshold that was chosen on held-out rows.
+"""When a model refuses: its doubt, held against a threshold that was chosen on held-out rows.
 
-Greedy decoding refuses whenever the refusal is the likeliest beginning, however unlikely it is as a whole: an answer
-may begin in many ways and a refusal in one, so a tuned model refuses far more than its doubts are worth. Here the
-refusal is a hypothesis of its own: refused is what has at least the threshold's probability of it, and every other
-answer is the greedy one among those that are not the refusal.
+Greedy decoding refuses whenever the refusal is the likeliest beginning, which says little: an answer may begin in many
+ways and a refusal in one. Here the refusal is a hypothesis of its own, as the empty answer is for extractive readers
+(Devlin et al. 2019, arXiv 1810.04805, section 4.3). The doubt is r / (r + a): r is the probability of the whole
+refusal, a that of the likeliest first token of any other answer. From the threshold on the refusal is said; below it,
+the greedy answer among those that are not the refusal.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tuner.chat import closed_ids
+from tuner.chat import closed_ids, plain_text
 from tuner.decoding import Steps
 from tuner.grouploss import Reading, group_logits
 from tuner.groups import encode_rows
@@ -22,24 +23,33 @@ from tuner.objective import autocast
 from tuner.prompt import REFUSAL
 from tuner.rows import Row
 
-# The most held-out questions with an answer that a threshold may refuse; more would be worse than a wrong answer now
-# and then, to most people who ask.
-MOST_REFUSED = 0.1
 # Rows to choose a threshold on: fewer of either kind say nothing, more cost time and change little.
 _FEWEST, _MOST = 10, 300
 _REFUSED_KINDS = ("no-evidence", "misleading", "absent")
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """Of one row: the `value` from 0 to 1, and whether the other answer begins as the row's own does."""
+
+    value: float
+    begins_right: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Threshold:
-    """`value` and what it does to held-out rows: shares of them refused. `curve` lists such triples for others."""
+    """`value` and what it does to held-out rows: shares of them refused, and how truthful they are then.
+
+    `curve` lists (threshold, answerable refused, unanswerable refused, truthfulness) for others.
+    """
 
     value: float
     answerable_refused: float
     unanswerable_refused: float
+    truthfulness: float
     answerable: int
     unanswerable: int
-    curve: tuple[tuple[float, float, float], ...]
+    curve: tuple[tuple[float, float, float, float], ...]
 
 
 def refusal_ids(tokenizer: Any) -> tuple[int, ...]:
@@ -53,83 +63,103 @@ def open_answer(steps: Steps, logits: Any, refusal: Sequence[int], threshold: fl
     `logits` are those of the first token, `refusal` are its ids. What is given back before logits has been read.
     """
     first = logits.float().softmax(-1)
-    if int(first.argmax()) != refusal[0] and float(first[refusal[0]]) < threshold:
+    begins = float(first[refusal[0]])
+    best = int(first.argmax())
+    # The refusal is no likelier than its first token, so this doubt is the largest there can be.
+    if best != refusal[0] and begins < threshold * (begins + float(first[best])):
         return (), logits
     after = steps.peek(refusal[:-1], len(refusal) - 1)
-    chances = [float(first[refusal[0]])]
-    chances += [float(row[token]) for row, token in zip(after.float().softmax(-1), refusal[1:], strict=True)]
-    whole = 1.0
-    for chance in chances:
-        whole *= chance
-    if whole >= threshold:
+    shares = (first, *after.float().softmax(-1))
+    chances = [float(share[token]) for share, token in zip(shares, refusal, strict=True)]
+    if doubt(first, refusal[0], math.prod(chances)) >= threshold:
         return tuple(refusal), None
-    reached = 1.0
+    whole, reached = math.prod(chances), 1.0
     for place, token in enumerate(refusal):
-        here = logits if place == 0 else after[place - 1]
-        share = here.float().softmax(-1)
-        # What is left of this token once the refusal it may lead to is taken out.
-        share[token] -= whole / reached if reached else 0.0
-        if int(share.argmax()) != token:
+        if int(_without(shares[place], token, whole / reached if reached else 0.0).argmax()) != token:
             if place:
                 steps.read(refusal[:place])
-            other = here.clone()
+            other = (logits if place == 0 else after[place - 1]).clone()
             other[token] = -float("inf")
             return tuple(refusal[:place]), other
         reached *= chances[place]
     return tuple(refusal), None
 
 
-def refusal_chances(
+def doubt(first: Any, token: int, refused: float) -> float:
+    """`refused` against the likeliest first token of another answer; `first` (vocabulary,) are probabilities."""
+    other = float(_without(first, token, refused).max())
+    return refused / (refused + other) if refused else 0.0
+
+
+def _without(shares: Any, token: int, refused: float) -> Any:
+    """Probabilities (vocabulary,) once what `token` owes to the refusal is taken out."""
+    rest = shares.clone()
+    rest[token] -= refused
+    return rest
+
+
+def find_doubts(
     model: Any, tokenizer: Any, rows: Sequence[Row], reading: Reading, *, limit: int, precision: str
-) -> list[float]:
-    """For each row, the probability that the model answers it with the refusal. `limit` is a prompt's most tokens."""
+) -> list[Doubt]:
+    """How much the model doubts each row. `limit` is the most tokens of a prompt."""
     import torch
 
-    asked = [replace(row, answer=REFUSAL) for row in rows]
-    # One row after the other would read shared passages again; groups are in the order of their first row.
-    order: dict[tuple[object, ...], list[int]] = {}
-    for place, row in enumerate(asked):
-        order.setdefault(row.passages, []).append(place)
-    places = [place for alike in order.values() for place in alike]
-    groups = encode_rows(tokenizer, [asked[place] for place in places], limit=limit).groups
-    logs: list[float] = []
+    # Rows that show the same passages stand together, so that those are read once.
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for place, row in enumerate(rows):
+        alike.setdefault(row.passages, []).append(place)
+    places = [place for some in alike.values() for place in some]
+    asked = [replace(rows[place], answer=REFUSAL) for place in places]
+    token = refusal_ids(tokenizer)[0]
+    found: list[tuple[float, int]] = []
     was = model.training
     model.eval()
     with torch.no_grad(), autocast(model, precision):
-        for group in groups:
-            parts: list[list[float]] = [[] for _ in group.endings]
+        for group in encode_rows(tokenizer, asked, limit=limit).groups:
+            logs: list[list[float]] = [[] for _ in group.endings]
+            firsts: list[Any] = [None] * len(group.endings)
             for logits, targets, ending in group_logits(model, group, reading):
-                found = logits.float().log_softmax(-1).gather(-1, targets[:, None])[:, 0]
-                for number, value in zip(ending.tolist(), found.tolist(), strict=True):
-                    parts[number].append(value)
-            # Without the token that ends it: whatever follows a refusal, it is one.
-            logs += [math.fsum(values[:-1]) for values in parts]
+                shares = logits.float().softmax(-1)
+                chances = shares.gather(-1, targets[:, None])[:, 0].log()
+                for row_share, number, value in zip(shares, ending.tolist(), chances.tolist(), strict=True):
+                    if firsts[number] is None:
+                        firsts[number] = row_share
+                    logs[number].append(value)
+            for first, values in zip(firsts, logs, strict=True):
+                # Without the token that ends it: whatever follows a refusal, it is one.
+                refused = math.exp(math.fsum(values[:-1]))
+                found.append((doubt(first, token, refused), int(_without(first, token, refused).argmax())))
     model.train(was)
-    chances = [0.0] * len(rows)
-    for place, value in zip(places, logs, strict=True):
-        chances[place] = math.exp(value)
-    return chances
+    doubts = [Doubt(0.0, False)] * len(rows)
+    for place, (value, begun) in zip(places, found, strict=True):
+        answer = closed_ids(tokenizer, plain_text(tokenizer, rows[place].answer))
+        doubts[place] = Doubt(value, begun == answer[0])
+    return doubts
 
 
-def choose_threshold(answerable: Sequence[float], unanswerable: Sequence[float]) -> Threshold | None:
-    """The threshold that tells the two apart best (Youden 1950: largest difference of the shares refused) among those
-    that refuse at most MOST_REFUSED of the answerable; None when there are too few of either, or none does better
-    than refusing nothing.
+def choose_threshold(answerable: Sequence[Doubt], unanswerable: Sequence[Doubt]) -> Threshold | None:
+    """The threshold that tells the two kinds apart best (Youden 1950: largest difference of the shares refused).
+
+    None when there are too few of either kind, or none does better than refusing nothing. The truthfulness that
+    `tandem compare` decides by (+1 for a right answer or a right refusal, -1 for a wrong answer) is told with it and
+    not sought: a small model scores highest by refusing nearly everything. Whether an answer is right is judged here
+    by its first token, which flatters it.
     """
     if min(len(answerable), len(unanswerable)) < _FEWEST:
         return None
+    count = len(answerable) + len(unanswerable)
     curve = []
-    for value in sorted({*answerable, *unanswerable}):
-        over = sum(chance >= value for chance in answerable) / len(answerable)
-        right = sum(chance >= value for chance in unanswerable) / len(unanswerable)
-        curve.append((value, over, right))
-    value, over, right = max(
-        (point for point in curve if point[1] <= MOST_REFUSED), key=lambda point: point[2] - point[1], default=(1, 0, 0)
-    )
-    if right <= over:
+    for value in sorted({*(item.value for item in (*answerable, *unanswerable)), 1.0}):
+        said = [item for item in answerable if item.value < value]
+        refused = sum(item.value >= value for item in unanswerable)
+        right = sum(item.begins_right for item in said)
+        score = (2 * right - len(said) + 2 * refused - len(unanswerable)) / count
+        curve.append((value, 1 - len(said) / len(answerable), refused / len(unanswerable), score))
+    best = max(curve, key=lambda point: point[2] - point[1])
+    if best[2] <= best[1]:
         return None
-    shown = tuple((round(a, 6), round(b, 4), round(c, 4)) for a, b, c in curve[:: max(1, len(curve) // 40)])
-    return Threshold(value, over, right, len(answerable), len(unanswerable), shown)
+    shown = tuple((round(a, 6), round(b, 4), round(c, 4), round(d, 4)) for a, b, c, d in curve[:: len(curve) // 40 + 1])
+    return Threshold(*best, len(answerable), len(unanswerable), shown)
 
 
 def calibrate(
@@ -148,5 +178,5 @@ def calibrate(
     if min(map(len, kinds)) < _FEWEST:
         return None
     chosen = [rng.sample(some, min(len(some), _MOST)) for some in kinds]
-    found = refusal_chances(model, tokenizer, chosen[0] + chosen[1], reading, limit=limit, precision=precision)
+    found = find_doubts(model, tokenizer, chosen[0] + chosen[1], reading, limit=limit, precision=precision)
     return choose_threshold(found[: len(chosen[0])], found[len(chosen[0]) :])

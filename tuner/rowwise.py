@@ -43,7 +43,8 @@ class RowLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """(..., i) -> (..., o)."""
         rows = input.numel() // self.in_features
-        if rows > MOST_ROWS or self.bias is not None:
+        # One token each of several requests is always taken by rows, however many there are.
+        if (rows > MOST_ROWS and input.shape[-2] > 1) or self.bias is not None:
             return super().forward(input)
         each = input.reshape(rows, 1, self.in_features)
         product = torch.bmm(each, self.weight.t().expand(rows, -1, -1))
@@ -61,11 +62,26 @@ def sum_by_rows(model: nn.Module, key: str) -> None:
 
 
 def _attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    shared: Any = None,
+    **options: Any,
 ) -> tuple[Tensor, None]:
-    """As the library's attention: query (b, heads, q, d), key and value (b, h, n, d) -> (b, q, heads, d)."""
+    """As the library's attention: query (b, heads, q, d), key and value (b, h, n, d) -> (b, q, heads, d).
+
+    With `shared` (tuner/together.py) query is (b, heads, 1, d), and each row sees what that cache says it does.
+    """
+    if shared is not None:
+        each = [
+            sdpa_attention_forward(module, query[row : row + 1], keys, values, None, **options)[0]
+            for row, (keys, values) in enumerate(shared.seen)
+        ]
+        return torch.cat(each), None
     batch, rows, before = query.shape[0], query.shape[2], key.shape[2] - query.shape[2]
-    if batch > 1 or before == 0 or not 1 < rows <= MOST_ROWS or module.training:
+    if batch > 1 or before == 0 or not 1 < rows <= MOST_ROWS or module.training or query.device.type != "cpu":
         whole: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
         return whole, None
     each = [

@@ -96,7 +96,7 @@ def tune(base: BaseModel, run: Run, watch: Watch, start: Any = None) -> Tuned:
         if threshold is not None:
             metrics["refusal"] = asdict(threshold)
             watch.tell(
-                f"It refuses from a probability of {threshold.value:.2g} on: {threshold.answerable_refused:.0%} of"
+                f"It refuses from a doubt of {threshold.value:.2g} on: {threshold.answerable_refused:.0%} of"
                 f" {threshold.answerable} held-out questions with an answer, {threshold.unanswerable_refused:.0%} of"
                 f" {threshold.unanswerable} without."
             )

@@ -18,6 +18,7 @@ _CHARACTERS = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-", "ptab"
 _WRAPPERS = frozenset(f"{_W}{tag}" for tag in ("sdt", "sdtContent", "ins", "moveTo", "customXml", "smartTag"))
 _LEFT_OUT = frozenset({_FALLBACK, *(f"{_W}{tag}" for tag in ("del", "moveFrom", "pPr", "rPr", "instrText"))})
 _BODY_TEXT_LEVEL = 9  # an outline level of 9 says "not a heading"
+_UNREADABLE = 3  # half-points; Word writes 20 or more for text that is meant to be read
 
 
 def parse(data: bytes, name: str, budget: int) -> list[Parsed]:
@@ -66,12 +67,12 @@ def _write(block: Element, writer: Writer, levels: dict[str, int]) -> None:
 
 
 def _text(node: Element) -> str:
-    """The text of a paragraph as read: no deletions, field codes or text boxes (they are blocks of their own)."""
+    """The text of a paragraph as read: no deletions, hidden runs, field codes or text boxes (blocks of their own)."""
     pieces: list[str] = []
 
     def collect(parent: Element) -> None:
         for child in parent:
-            if child.tag in _LEFT_OUT or child.tag == f"{_W}txbxContent":
+            if child.tag in _LEFT_OUT or child.tag == f"{_W}txbxContent" or _is_hidden(child):
                 continue
             if child.tag in (f"{_W}t", f"{_MATH}t"):
                 pieces.append(child.text or "")
@@ -83,6 +84,17 @@ def _text(node: Element) -> str:
 
     collect(node)
     return "".join(pieces)
+
+
+def _is_hidden(run: Element) -> bool:
+    """Whether a run of text is marked as hidden or is too small to be read (ISO 29500-1, 17.3.2.38 and 17.3.2.41)."""
+    properties = run.find(f"{_W}rPr") if run.tag == f"{_W}r" else None
+    if properties is None:
+        return False
+    vanish = properties.find(f"{_W}vanish")
+    hidden = vanish is not None and vanish.get(f"{_W}val", "true") not in ("0", "false", "off")
+    size = _value(properties, "sz")
+    return hidden or 0 < _number(size) <= _UNREADABLE or size == "0"
 
 
 def _rows(table: Element) -> list[list[str]]:

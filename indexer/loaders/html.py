@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element
 
 from indexer.loaders.blocks import Writer
 from indexer.loaders.encoding import decode_as
+from indexer.loaders.hidden import drop_hidden
 from indexer.loaders.markup import BOILERPLATE, plain, tag_of, write
 from indexer.loaders.parsed import Parsed, damaged, stem
 
@@ -54,7 +55,7 @@ def _written(node: Element) -> Writer:
 
 
 def html_tree(text: str, name: str) -> Element:
-    """HTML text -> tree (lxml's elements, which have the interface of xml.etree's)."""
+    """HTML text -> tree (lxml's elements, which have the interface of xml.etree's), without what the page hides."""
     from lxml import etree  # type: ignore[import-untyped]
     from lxml import html as lxml_html
 
@@ -66,6 +67,7 @@ def html_tree(text: str, name: str) -> Element:
     # libxml2 leaves out what lies deeper than its limit and reports it only here.
     if any("depth" in entry.message.lower() for entry in parser.error_log):
         raise damaged(name, "its elements are nested too deeply")
+    drop_hidden(tree)
     return tree
 
 

@@ -15,7 +15,6 @@ _BLOCKS = frozenset(
 )
 _LISTS = frozenset({"ul", "ol"})
 _BREAKS = frozenset({"br", "hr"})
-_HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
 _NESTING = 150  # deeper trees are defects or attacks; what lies deeper is read as one run of text
 
@@ -62,7 +61,7 @@ class _Walker:
     def visit(self, node: Element, depth: int) -> None:
         """Write `node` itself; its tail belongs to the caller."""
         tag = tag_of(node)
-        if not tag or tag in self._skipped or _is_hidden(node):
+        if not tag or tag in self._skipped:
             return
         if depth >= _NESTING:
             self._run.extend(_SPACE.sub(" ", piece) for piece in node.itertext())
@@ -115,14 +114,6 @@ class _Walker:
 
 def _heading_level(tag: str) -> int:
     return int(tag[1]) if len(tag) == 2 and tag[0] == "h" and tag[1] in "123456" else 0
-
-
-def _is_hidden(node: Element) -> bool:
-    """Text that the page's own markup keeps from the reader; models must not see what people do not."""
-    if node.get("hidden") is not None or node.get("aria-hidden") == "true":
-        return True
-    style = node.get("style")
-    return bool(style and _HIDDEN_STYLE.search(style))
 
 
 def _is_data(table: Element) -> bool:

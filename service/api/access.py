@@ -21,11 +21,16 @@ EVERYTHING = Filter()
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The role and the reader that the sender is; None reads everything. `check` raises once the key is not good."""
+    """The role and the reader that the sender is; None reads everything.
+
+    `check` raises once the key is not good; `link` makes the address of a source one that opens without the key, where
+    that is wanted (service/signing.py).
+    """
 
     role: Role
     reader: Reader | None
     check: Callable[[], object] = lambda: None
+    link: Callable[[str], str] = lambda address: address
 
     @property
     def is_admin(self) -> bool:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,8 +20,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from indexer.errors import TandemError
 from service.api.access import access_of
 from service.api.errors import STATUS, encode_error, error_headers, internal_error
+from service.keys import Key
 from service.observation import note_key
 from service.running import Service
+from service.signing import Links, read_link
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +66,7 @@ class Gate:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
         self._service = service
+        self._links = Links(service.store, service.keyring, service.settings.link_minutes * 60)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it here with an error."""
@@ -105,8 +110,15 @@ class Gate:
             return
         _check_origin(headers)
         secret = _bearer(headers)
-        key = None if is_open else keyring.check(secret)
-        access = access_of(key, self._service.settings, lambda: is_open or keyring.check(secret))
+        link = read_link(scope) if self._links and not secret else None
+        # A link opens what its key would, and is no key: it has one route, and makes no administrator.
+        check: Callable[[], Key] = partial(self._links.check, link) if link else partial(keyring.check, secret)
+        key = None if is_open else check()
+        access = access_of(key, self._service.settings, lambda: is_open or check())
+        if link:
+            access = replace(access, role="user")
+        elif self._links and not is_open:
+            access = replace(access, link=partial(self._links.sign, secret))
         scope["state"]["access"], scope["state"]["role"] = access, access.role
         if key is not None:
             note_key(key.name, key.groups)

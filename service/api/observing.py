@@ -104,6 +104,8 @@ def request_fields(observation: Observation, *, with_question: bool = False) -> 
             "retrieve_ms": round(answer.retrieve_ms, 1),
             "first_token_ms": None if answer.first_token_ms is None else round(answer.first_token_ms, 1),
         }
+        if answer.answerability is not None:
+            fields["answerability"] = round(answer.answerability, 4)
     return fields
 
 

@@ -7,9 +7,9 @@ import contextlib
 import json
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request
@@ -167,17 +167,17 @@ def _written(event: Event) -> bytes:
 def _produce(
     events: Callable[[threading.Event], Iterator[Event]], cancel: threading.Event, put: Callable[[_Item], None]
 ) -> None:
-    iterator = events(cancel)
+    # Whatever fails, also making the iterator or closing it, ends the stream: who reads it waits for its end.
     try:
-        for event in iterator:
-            put(event)
-            if cancel.is_set():
-                break
+        with contextlib.closing(cast(Generator[Event, None, None], events(cancel))) as iterator:
+            for event in iterator:
+                put(event)
+                if cancel.is_set():
+                    break
     except TandemError as error:
         put(_Failed(error))
     except Exception:
         log.exception("a stream failed")
         put(_Failed(None))
     finally:
-        iterator.close()  # type: ignore[attr-defined]
         put(_End())

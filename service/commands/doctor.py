@@ -19,6 +19,7 @@ from service.commands.drifting import check_drift
 from service.commands.findings import Finding, show_findings
 from service.commands.running import check_running
 from service.keys import list_keys
+from service.secondopinion import load_opinion
 from service.settings import Settings
 from tuner.active import active_adapter
 from tuner.adapters import adapter_path, list_adapters, verify_adapter
@@ -28,7 +29,7 @@ from tuner.passagecache import Rotation
 
 PACKAGES = ("tandem-qa", "torch", "transformers", "peft", "sentence-transformers", "faiss-cpu", "fastapi")
 # Model, embedder, libraries and room for a long prompt, with the bundled weights.
-NEEDED_MEMORY = 2 * 1024**3
+NEEDED_MEMORY = 3 * 512 * 1024**2
 NEEDED_DISK = 1024**3
 
 
@@ -50,6 +51,8 @@ def _checks(settings: Settings, store: Store) -> Iterator[Iterator[Finding]]:
     yield _machine(settings)
     yield _guarded("embedder", lambda: _embedder(settings, store))
     yield _guarded("base model", lambda: _base_model(settings))
+    if settings.answerability:
+        yield _guarded("second opinion", lambda: _opinion(settings, store))
     yield _guarded("index", lambda: _index(settings, store))
     yield _keys(settings, store)
     yield check_drift(settings.home)
@@ -76,7 +79,7 @@ def _machine(settings: Settings) -> Iterator[Finding]:
         "memory",
         available is None or available >= NEEDED_MEMORY,
         f"{shown}, {os.cpu_count()} cores",
-        f"Free memory: the bundled models need about {NEEDED_MEMORY // 1024**3} GiB.",
+        f"Free memory: the bundled models need about {NEEDED_MEMORY / 1024**3:.1f} GiB.",
     )
     free = shutil.disk_usage(settings.home).free
     yield Finding(
@@ -139,7 +142,28 @@ def _speed(settings: Settings, base: BaseModel) -> Finding:
         Rotation(base)
     drafts = "drafts from the passages" if can_draft(base) else "no drafts (its cache or attention does not allow them)"
     apart = "read apart and kept" if settings.passage_cache == "on" else "read with each prompt"
-    return Finding("speed", True, f"{processor()}; {drafts}; passages {apart}")
+    return Finding("speed", True, f"{processor(settings.threads)}; {_load()}{drafts}; passages {apart}")
+
+
+def _load() -> str:
+    """Told where other programs want the cores too: what waits for another thread then waits for them."""
+    cores = os.cpu_count() or 1
+    load = os.getloadavg()[0]
+    return f"load {load:.1f} on {cores} cores, so times will vary; " if load > cores else ""
+
+
+def _opinion(settings: Settings, store: Store) -> Iterator[Finding]:
+    opinion = load_opinion(settings, verify=True)
+    if opinion is None:
+        return
+    card = opinion.card
+    found = f"{card.name}, of {card.base}, refuses under {card.threshold:.4f}"
+    try:
+        with store.read() as snapshot:
+            gone = len(set(card.documents) - set(snapshot.document_paths().values()))
+    except TandemError:
+        gone = 0
+    yield Finding("second opinion", True, f"{found}; {gone} of its documents are gone" if gone else found)
 
 
 def _index(settings: Settings, store: Store) -> Iterator[Finding]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
-from urllib.parse import urlsplit
 
 from indexer.database import DATABASE
 from indexer.errors import TandemError
 from indexer.store import Store
+from service.commands.calling import base_address, open_url, read_json, service_key
 from service.commands.findings import Finding
 from service.settings import Settings
 
@@ -20,20 +19,9 @@ SECONDS = 10.0
 MOST_BYTES = 1 << 20
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A key must not follow a redirect to another host."""
-
-    def redirect_request(self, *arguments: Any) -> None:
-        """Follow nothing; the answer itself is looked at."""
-
-
 def check_running(settings: Settings, url: str) -> Iterator[Finding]:
     """What is found of the service at `url`. Raises TandemError for an address that is not HTTP."""
-    address = urlsplit(url)
-    if address.scheme not in ("http", "https") or not address.hostname:
-        raise TandemError(f"{url!r} is no address of a service.", expected="As in http://127.0.0.1:8000.")
-    base = url.rstrip("/")
-    key = settings.admin_key or settings.user_key
+    base = base_address(url)
     status, body = _get(f"{base}/healthz")
     alive = status == 200 and body.get("status") == "ok"
     yield Finding(
@@ -47,7 +35,7 @@ def check_running(settings: Settings, url: str) -> Iterator[Finding]:
     yield Finding("ready", status == 200, _shown(status, body), "Wait, or mend what the reason says.")
     if status == 200:
         yield from _generation(settings, body.get("generation"))
-    status, body = _get(f"{base}/modes", key.get_secret_value() if key else "")
+    status, body = _get(f"{base}/modes", service_key(settings))
     named = ", ".join(str(mode.get("name")) for mode in body.get("modes", ()) if mode.get("available"))
     yield Finding(
         "modes",
@@ -80,23 +68,14 @@ def _generation(settings: Settings, theirs: object) -> Iterator[Finding]:
 
 def _get(url: str, key: str = "") -> tuple[int, dict[str, Any]]:
     """Status and JSON body; status 0 with a `reason` when there was no answer."""
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
     try:
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=SECONDS) as response:
-            return response.status, _json(response.read(MOST_BYTES))
+        with open_url(urllib.request.Request(url), key, SECONDS) as response:
+            return response.status, read_json(response.read(MOST_BYTES))
     except urllib.error.HTTPError as error:
         with error:
-            return error.code, _json(error.read(MOST_BYTES))
+            return error.code, read_json(error.read(MOST_BYTES))
     except (OSError, ValueError) as error:
         return 0, {"reason": str(error)}
-
-
-def _json(data: bytes) -> dict[str, Any]:
-    try:
-        body = json.loads(data)
-    except (ValueError, RecursionError):
-        return {}
-    return body if isinstance(body, dict) else {}
 
 
 def _shown(status: int, body: dict[str, Any]) -> str:

@@ -41,7 +41,7 @@ class Request:
 
 def check_recipe(name: str) -> None:
     """Raise TandemError for a recipe that does not exist."""
-    known = (*RECIPES, "embedder")
+    known = (*RECIPES, "embedder", "answerability")
     if name not in known:
         raise TandemError(f"There is no recipe {name!r}.", expected=f"One of: {', '.join(known)}.", do="Name one.")
 

@@ -103,6 +103,7 @@ def prepare(settings: Settings, store: Store, options: Options) -> Prepared:
                 "max_tokens",
                 "prompt_tokens",
                 "min_relevance",
+                "answerability",
             )
         },
         "versions": {name: version(name) for name in ("tandem-qa", "torch", "transformers", "peft", "numpy")},

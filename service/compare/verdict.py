@@ -2,7 +2,8 @@
 
 Truthfulness decides, because a wrong answer costs more than none. The simpler mode wins a tie: `rag` first, because
 its answers can be checked and kept up to date. An adapter goes live only when it beats `rag` on questions it has not
-seen, among them some that want an answer and some that want a refusal, and loses to no baseline.
+seen, among them some that want an answer and some that want a refusal, loses to no baseline and does not win by
+refusing what `rag` answers rightly.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def decide(arms: Sequence[Arm], evidence: Evidence, seed: int) -> Verdict:
     served = [arm for arm in arms if arm.mode is not None]
     found = paired_tests(DECIDED_BY, evidence.scores, seed)
     adapters = {
-        arm.adapter: _judge(arm, evidence, found)
+        arm.adapter: _judge(arm, evidence, found, seed)
         for arm in served
         if arm.adapter is not None and arm.mode == "rag+tuned"
     }
@@ -129,7 +130,7 @@ def _why(winner: Arm, best: Arm, arms: Sequence[Arm], evidence: Evidence, found:
     return reasons
 
 
-def _judge(arm: Arm, evidence: Evidence, found: list[PairedTest]) -> AdapterVerdict:
+def _judge(arm: Arm, evidence: Evidence, found: list[PairedTest], seed: int) -> AdapterVerdict:
     test = between(found, arm.name, "rag")
     if test is None:
         return AdapterVerdict(False, "unproven", ("The mode rag was not compared.",))
@@ -159,7 +160,24 @@ def _judge(arm: Arm, evidence: Evidence, found: list[PairedTest]) -> AdapterVerd
         if against is not None and against.differs and against.difference < 0:
             reason = f"It beats rag, and loses to the baseline {name}: {_difference(against)}. Do not deploy it."
             return AdapterVerdict(False, "worse", (reason,))
+    right = _right_answers(arm, evidence, seed)
+    if right is not None and right.differs and right.difference < 0:
+        reason = (
+            f"It beats rag by refusing: of the questions with an answer it answers fewer rightly, {_difference(right)}."
+            " Do not deploy it."
+        )
+        return AdapterVerdict(False, "worse", (reason,))
     return AdapterVerdict(True, "better", (f"{told}. It may go live.",))
+
+
+def _right_answers(arm: Arm, evidence: Evidence, seed: int) -> PairedTest | None:
+    """The adapter against `rag` in right answers to answerable questions.
+
+    Truthfulness gives a refusal more than a wrong answer, so an adapter that learned nothing but to refuse would gain.
+    """
+    part = evidence.only("answerable").scores
+    right = {name: np.asarray(part[name] == 1.0, np.float64) for name in (arm.name, "rag")}
+    return between(paired_tests("correct", right, seed), arm.name, "rag")
 
 
 def _by_kind(arms: Sequence[Arm], evidence: Evidence, seed: int) -> dict[str, str]:

@@ -56,6 +56,7 @@ class Listening:
     def __init__(self, generator: Any) -> None:
         self.generator = generator
         self.window: int = generator.window
+        self.at_once: int = generator.at_once
         self.tokenizer = generator.tokenizer
         self.written = ""
 

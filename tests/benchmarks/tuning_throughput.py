@@ -1,25 +1,27 @@
 """Tandem's training loop against trl's SFTTrainer with its defaults: the same rows, base model and machine, one run.
 
-    python tests/benchmarks/tuning_throughput.py ROWS [--base-model bundled] [--rows 256] [--longest 1632]
+    python tests/benchmarks/tuning_throughput.py ROWS [--base-model bundled] [--rows 256] [--longest 1632] [--threads 1]
 
 ROWS is a file that `tandem rows` wrote. A token is a token of a row as trl counts it: every row's prompt and answer,
-whether or not its beginning was read before; so tokens/s says how fast rows are learned from. Both train LoRA of rank
-16 on all linear layers over one pass, in float32 on a CPU and bfloat16 on a GPU; trl keeps its own batch size, order
-and schedule. After each quarter of the rows both are measured on the same held-out rows by the same function; that is
-the loss curve.
+whether or not its beginning was read before; so tokens/s says how fast rows are learned from, by the clock and by the
+processor time, which other processes disturb less (on a CPU with --threads 1). Both train LoRA of rank 16 on all
+linear layers over one pass, in the same precision: bfloat16 products where the machine has instructions for them, else
+float32. trl keeps its own batch size, order and schedule. After each quarter of the rows both are measured on the same
+held-out rows by the same function; that is the loss curve.
 """
 
 import argparse
 import json
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tuner.basemodel import BaseModel, load_base_model
 from tuner.grouploss import Reading, find_reading
 from tuner.groups import Group, encode_rows
-from tuner.objective import Supervised
+from tuner.objective import Supervised, has_bfloat16
 from tuner.recipe import Recipe
 from tuner.rowfile import read_rows
 from tuner.rows import Row, split_rows
@@ -28,6 +30,38 @@ from tuner.train import Training, evaluate, train
 from tuner.trainable import make_trainable
 
 QUARTERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Seconds by the clock and of the processor."""
+
+    seconds: float
+    processor: float
+
+    def less(self, other: "Spent") -> "Spent":
+        return Spent(self.seconds - other.seconds, self.processor - other.processor)
+
+    def times(self, count: int) -> "Spent":
+        return Spent(self.seconds * count, self.processor * count)
+
+    def rates(self, tokens: int) -> dict[str, float]:
+        return {
+            "seconds": self.seconds,
+            "processor_seconds": self.processor,
+            "tokens_per_second": tokens / self.seconds,
+            "tokens_per_processor_second": tokens / self.processor,
+        }
+
+
+class Clock:
+    """Starts when it is made."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic(), time.process_time()
+
+    def read(self) -> Spent:
+        return Spent(time.monotonic() - self._started[0], time.process_time() - self._started[1])
 
 
 def row_tokens(groups: list[Group]) -> int:
@@ -60,15 +94,15 @@ def ours(base: BaseModel, groups: list[Group], held_out: list[Group], work: Path
             print(f"ours: step {progress.step} of {progress.steps}, loss {progress.loss:.3f}", flush=True)
 
     before = evaluate(training, held_out)
-    measured = time.monotonic()
+    measured = Clock()
     evaluate(training, held_out)
-    spent = QUARTERS * (time.monotonic() - measured)
-    started = time.monotonic()
+    held = measured.read()
+    started = Clock()
     progress = train(training, work / "checkpoint.safetensors", report=follow)
     # Reading held-out rows is no training; trl's callback does not count its own either.
-    seconds = time.monotonic() - started - spent
+    spent = started.read().less(held.times(len(progress.validation)))
     curve = [before, *(loss for _, loss in progress.validation)]
-    return {"tokens_per_second": row_tokens(groups) / seconds, "seconds": seconds, "held_out_loss": curve}
+    return {**spent.rates(row_tokens(groups)), "held_out_loss": curve}
 
 
 def theirs(base: BaseModel, groups: list[Group], held_out: list[Group], work: Path) -> dict[str, Any]:
@@ -78,14 +112,14 @@ def theirs(base: BaseModel, groups: list[Group], held_out: list[Group], work: Pa
     from trl import SFTConfig, SFTTrainer
 
     curve: list[float] = []
-    pause = [0.0]
+    pauses: list[Spent] = []
 
     def measure(model: Any) -> None:
-        began = time.monotonic()
+        began = Clock()
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         forward = Training(inner, {}, Supervised(inner, Reading(False, True)), [], held_out, Recipe("lora").schedule)
         curve.append(evaluate(forward, held_out))
-        pause[0] += time.monotonic() - began
+        pauses.append(began.read())
 
     class Quarters(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -100,7 +134,7 @@ def theirs(base: BaseModel, groups: list[Group], held_out: list[Group], work: Pa
         report_to=[],
         save_strategy="no",
         use_cpu=base.device == "cpu",
-        bf16=base.device == "cuda",
+        bf16=base.device == "cuda" or has_bfloat16(),
     )
     trainer = SFTTrainer(
         model=base.model,
@@ -111,16 +145,18 @@ def theirs(base: BaseModel, groups: list[Group], held_out: list[Group], work: Pa
         callbacks=[Quarters()],
     )
     measure(trainer.model)
-    pause[0] = 0.0
-    started = time.monotonic()
+    pauses.clear()
+    started = Clock()
     trainer.train()
-    seconds = time.monotonic() - started - pause[0]
+    spent = started.read()
+    for pause in pauses:
+        spent = spent.less(pause)
     return {
-        "tokens_per_second": row_tokens(groups) / seconds,
-        "seconds": seconds,
+        **spent.rates(row_tokens(groups)),
         "batch": config.per_device_train_batch_size,
         "learning_rate": config.learning_rate,
         "gradient_checkpointing": config.gradient_checkpointing,
+        "bfloat16": config.bf16,
         "held_out_loss": curve,
     }
 
@@ -133,18 +169,21 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--held-out", type=int, default=40)
     parser.add_argument("--longest", type=int, default=1632)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 uses every core.")
     options = parser.parse_args()
     rows, rest = split_rows(read_rows(options.file), 0.2, seed=0)
     result: dict[str, Any] = {"rows": min(options.rows, len(rows))}
     for name, work in (("ours", ours), ("trl", theirs)):
-        base = load_base_model(options.base_model, cache=options.weights)
+        base = load_base_model(options.base_model, cache=options.weights, threads=options.threads)
         groups = encode_rows(base.tokenizer, take(rows, options.rows), limit=options.longest).groups
         held_out = encode_rows(base.tokenizer, take(rest, options.held_out), limit=options.longest).groups
         with tempfile.TemporaryDirectory() as folder:
             result[name] = work(base, groups, held_out, Path(folder))
+        print(json.dumps({name: result[name]}), flush=True)
     result["row_tokens"] = row_tokens(groups)
     result["read_tokens"] = sum(group.tokens for group in groups)
-    result["ratio"] = result["ours"]["tokens_per_second"] / result["trl"]["tokens_per_second"]
+    for rate in ("tokens_per_second", "tokens_per_processor_second"):
+        result[f"ratio_of_{rate}"] = result["ours"][rate] / result["trl"][rate]
     print(json.dumps(result, indent=1))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,18 +21,19 @@ DONE = "[DONE]"
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One completion in the making: what every chunk repeats, and what links begin with."""
+    """One completion in the making: what every chunk repeats, and what links begin with and end with."""
 
     model: str
     base_url: str
     sources: str
     id: str
     created: int
+    link: Callable[[str], str]
 
     @classmethod
-    def begin(cls, model: str, base_url: str, sources: str) -> Completion:
+    def begin(cls, model: str, base_url: str, sources: str, link: Callable[[str], str]) -> Completion:
         """A completion with an id of its own."""
-        return cls(model, base_url, sources, f"chatcmpl-{secrets.token_hex(12)}", int(time.time()))
+        return cls(model, base_url, sources, f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), link)
 
     def whole(self, answer: Answer, *, in_form: bool) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
@@ -73,8 +74,11 @@ class Completion:
         if self.sources == "annotations" or not answer.marks:
             return ""
         lines = {mark.citation.n: mark.citation for mark in reversed(answer.marks)}
-        shown = [f"{n}. [{_escaped(_title(lines[n]))}]({self.base_url}{_path(lines[n])})" for n in sorted(lines)]
+        shown = [f"{n}. [{_escaped(_title(lines[n]))}]({self._url(lines[n])})" for n in sorted(lines)]
         return FOOTER + "\n".join(shown)
+
+    def _url(self, citation: Any) -> str:
+        return self.base_url + self.link(str(citation_body(citation)["url"]))
 
     def _annotation(self, mark: Mark) -> dict[str, Any]:
         return {
@@ -82,7 +86,7 @@ class Completion:
             "url_citation": {
                 "start_index": mark.start,
                 "end_index": mark.end,
-                "url": f"{self.base_url}{_path(mark.citation)}",
+                "url": self._url(mark.citation),
                 "title": _title(mark.citation),
             },
         }
@@ -143,10 +147,6 @@ def extension(answer: Answer) -> dict[str, Any]:
     for name in ("answer", "usage", "finish_reason", "passages"):
         del body[name]
     return body
-
-
-def _path(citation: Any) -> str:
-    return str(citation_body(citation)["url"])
 
 
 def _title(citation: Any) -> str:

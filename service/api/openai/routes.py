@@ -45,8 +45,9 @@ def openai_router(service: Service) -> APIRouter:
         """Answer the last message of the user from the documents."""
         answerer, settings = service.answerer, service.settings
         question = await run_in_threadpool(read_chat, body, answerer, settings)
-        question = replace(question, where=allowed(request).filter(question.where))
-        completion = Completion.begin(body.model, _base_url(request, settings.public_url), settings.chat_sources)
+        access, base_url = allowed(request), _base_url(request, settings.public_url)
+        question = replace(question, where=access.filter(question.where))
+        completion = Completion.begin(body.model, base_url, settings.chat_sources, access.link)
         if not body.stream:
             answer = await run_while_connected(request, lambda cancel: answerer.answer(question, cancel))
             return JSONResponse(completion.whole(answer, in_form=question.form is not None))
