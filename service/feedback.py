@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -20,6 +21,8 @@ FILE = "feedback.sqlite"
 # With the default limit of a request body a full file has 7 GB at the very most; real feedback comes to some 200 MB.
 MOST_ENTRIES = 100_000
 PAGE = 100
+# Seconds to wait for others who write.
+_WAIT = 10.0
 Vote = Literal["up", "down"]
 
 _SCHEMA = """CREATE TABLE IF NOT EXISTS feedback (
@@ -88,11 +91,27 @@ def read_feedback(home: Path, after: int = 0, limit: int | None = None) -> Itera
             yield Feedback(row[0], row[1], row[2], tuple(json.loads(row[3])), Opinion(**values))
 
 
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Set the journal of a file that may be new. SQLite does not wait for others who are just setting it, so we do."""
+    deadline = time.monotonic() + _WAIT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if (
+                error.sqlite_errorcode not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+                or time.monotonic() > deadline
+            ):
+                raise
+        time.sleep(0.01)
+
+
 @contextmanager
 def _opened(home: Path) -> Iterator[sqlite3.Connection]:
     try:
-        with closing(sqlite3.connect(home / FILE, timeout=10, isolation_level=None)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
+        with closing(sqlite3.connect(home / FILE, timeout=_WAIT, isolation_level=None)) as connection:
+            _use_wal(connection)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(_SCHEMA)
             yield connection

@@ -20,7 +20,7 @@ from service.api.app import create_app
 from service.running import Service
 from tuner.adapters import CARD_FILE, AdapterCard
 
-QUESTION = "What is a chunk?"  # the manual answers it
+QUESTION = "How many parameters does the default base model have?"  # the manual answers it
 WAIT = 240_000  # ms; a small machine may be busy
 ARGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

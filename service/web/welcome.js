@@ -2,10 +2,9 @@
 import { byId, el } from "./dom.js";
 
 const ABOUT_THE_MANUAL = [
-  "What is a chunk?",
-  "What is the default number of passages?",
-  "What does LoRA freeze?",
   "How many parameters does the default base model have?",
+  "What is the default port?",
+  "Where does Tandem keep the index?",
 ];
 const MOST = 4;
 
