@@ -15,6 +15,7 @@ from service.compare.body import make_body, stored
 from service.compare.history import save_verdict
 from service.compare.run import Options, ask, collect, place_of, prepare
 from tuner.active import active_adapter
+from tuner.adapters import DEFAULT_ADAPTER
 from tuner.basemodel import BaseModel, load_base_model
 from tuner.questionhash import question_hash
 
@@ -56,4 +57,4 @@ def test_the_comparison_decides_whether_it_goes_live(
         return
     with pytest.raises(TandemError, match="speaks against the adapter 'mine'") as error:
         activate_checked(service.settings, "mine", base)
-    assert error.value.code == "conflict" and active_adapter(home) is None
+    assert error.value.code == "conflict" and active_adapter(home) == DEFAULT_ADAPTER
