@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -58,8 +59,16 @@ def run_watch(settings: Settings, folders: list[Path], *, allow_empty: bool, as_
     corpora = _chosen(settings, store, folders)
     embedder = load_embedder(settings, note)
     last = -1
+    stop = Event()
+
+    def interrupted(number: int, frame: object) -> None:
+        # Whatever swallows the exception (a finalizer, a callback from C), the loop ends at its next look.
+        stop.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupted)
     try:
-        for _ in changes(corpora, Event()):
+        for _ in changes(corpora, stop):
             try:
                 embedder = current_embedder(settings, embedder)
                 with sync_progress() as report:
@@ -80,9 +89,11 @@ def run_watch(settings: Settings, folders: list[Path], *, allow_empty: bool, as_
                     show_outcome(outcome, as_json=False)
                 sys.stdout.flush()
     except KeyboardInterrupt:
-        note("Stopped watching. The index is complete up to its last generation.")
+        pass
     finally:
+        signal.signal(signal.SIGINT, before)
         store.close()
+    note("Stopped watching. The index is complete up to its last generation.")
 
 
 def run_forget(settings: Settings, folder: Path, *, as_json: bool) -> None:
