@@ -14,6 +14,7 @@ from small_models import save_adapter, save_small_model
 from indexer.errors import TandemError
 from tuner.adapters import CARD_FILE, read_card
 from tuner.basemodel import BaseModel, load_base_model
+from tuner.chat import closed_ids
 from tuner.decoding import Steps
 from tuner.generation import TorchGenerator
 from tuner.grouploss import Reading
@@ -121,7 +122,8 @@ def test_doubts_are_those_of_reading_each_row_alone(small: BaseModel) -> None:
         others = shares[begin - 1].tolist()
         others[refusal[0]] -= refused
         assert seen.value == pytest.approx(refused / (refused + max(others)), rel=1e-3)
-        assert not seen.begins_right or max(others) == others[ord(row.answer[0])]
+        begun = closed_ids(small.tokenizer, row.answer)[0]
+        assert seen.begins_right == (others.index(max(others)) == begun)
 
 
 def test_a_row_begins_right_when_the_other_answer_does(small: BaseModel) -> None:
