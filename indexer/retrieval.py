@@ -20,7 +20,7 @@ from indexer.records import Passage
 from indexer.rerank import Reranker
 from indexer.selection import select
 from indexer.store import EVERYTHING, Snapshot, Store
-from indexer.words import word_expression
+from indexer.words import any_of, rarest, telling_words, word_expression
 
 Channel = Literal["hybrid", "dense", "bm25"]
 CHANNELS: tuple[Channel, ...] = ("dense", "bm25", "hybrid")
@@ -32,6 +32,9 @@ WORDS_WEIGHT = 1.25
 WORDS_HALF = 10.0
 # Candidates each channel hands to the fusion.
 DEPTH = 100
+# Chunks that BM25 is computed for when candidates are looked for: about 20 ms on one core. Of the 10 best of 105,880
+# chunks of a real corpus it finds 10.0 for questions of 8 telling words and 9.2 for questions of 20.
+MOST_MATCHES = 20_000
 # Candidates a reranker reads.
 RERANK_DEPTH = 20
 MAX_K = 100
@@ -125,7 +128,7 @@ class Retriever:
             allowed = snapshot.allowed_rows(where) if where else None
             similarities = dict(self._indexes.get(snapshot).search(vector, depth, allowed))
         if channel != "dense" and expression:
-            words = dict(snapshot.search_words(expression, depth, where))
+            words = word_search(snapshot, question, depth, where)
         missing = [row for row in words if row not in similarities]
         cosines = snapshot.vectors(np.asarray(missing, np.int64)) @ vector
         if channel == "hybrid":
@@ -146,6 +149,22 @@ class Retriever:
             chunk, path, title, pages = found[item.row]
             passages.append(Passage(chunk, chunk.document, path, title, pages, rank, item.score, item.similarity))
         return passages
+
+
+def word_search(snapshot: Snapshot, question: str, depth: int, where: Filter = EVERYTHING) -> dict[int, float]:
+    """Chunk row -> BM25 score of the `depth` best chunks for the question, which has a word.
+
+    In a large index candidates are found by the rarer words alone and then scored by all of them.
+    """
+    words = telling_words(question)
+    rare = words
+    if snapshot.generation.chunks > MOST_MATCHES:
+        rare = rarest({word: snapshot.word_count(word) for word in words}, MOST_MATCHES)
+    if len(rare) == len(words):
+        return dict(snapshot.search_words(any_of(words), depth, where))
+    found = [row for row, _ in snapshot.search_words(any_of(rare), 2 * depth, where)]
+    scores = snapshot.word_scores(any_of(words), found)
+    return dict(sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:depth])
 
 
 def fuse(similarities: Mapping[int, float], words: Mapping[int, float]) -> dict[int, float]:

@@ -21,6 +21,7 @@ from indexer.errors import TandemError
 from indexer.filters import Filter
 from indexer.readers import Rules, required_groups
 from indexer.records import Chunk, Document, Heading, Page
+from indexer.words import any_of
 
 VISIBLE = "{0}.born <= :g AND ({0}.died IS NULL OR {0}.died > :g)"
 # The same by the short list of rows that are not visible: a table, and what names its row. The others are not read, and
@@ -180,6 +181,11 @@ class Snapshot:
             AND {SHOWN.format("chunks", "rowid")}
             ORDER BY bm25(chunk_words), rowid LIMIT :n"""
         return [(row[0], row[1]) for row in self._rows(sql, e=expression, n=limit, **values)]
+
+    def word_count(self, word: str) -> int:
+        """How many chunks have the word, counting those of other generations that are still kept."""
+        sql = "SELECT count(*) FROM chunk_words WHERE chunk_words MATCH ?"
+        return int(self._connection.execute(sql, (any_of([word]),)).fetchone()[0])
 
     def word_scores(self, expression: str, rows: Sequence[int]) -> dict[int, float]:
         """BM25 scores of those of these chunk rows that match the expression."""

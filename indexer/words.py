@@ -9,6 +9,7 @@ SciFact test questions and 0.320 on NFCorpus; bm25s with the constants of Anseri
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 
 WORD = re.compile(r"\w+", re.UNICODE)
 # Words that say nothing about the subject; BM25 gives them little weight and FTS5 would still visit every match.
@@ -21,6 +22,31 @@ STOP_WORDS = frozenset(
 
 def word_expression(question: str) -> str:
     """An FTS5 expression that matches any telling word of the question; empty when it has no word."""
+    return any_of(telling_words(question))
+
+
+def telling_words(question: str) -> list[str]:
+    """The words of the question without the stop words, each once; all words when nothing else is left."""
     words = list(dict.fromkeys(word.lower() for word in WORD.findall(question)))
-    telling = [word for word in words if word not in STOP_WORDS] or words
-    return " OR ".join(f'"{word}"' for word in telling)
+    return [word for word in words if word not in STOP_WORDS] or words
+
+
+def any_of(words: Iterable[str]) -> str:
+    """An FTS5 expression that matches any of the words."""
+    return " OR ".join(f'"{word}"' for word in words)
+
+
+def rarest(counts: Mapping[str, int], most: int) -> list[str]:
+    """The rarest words, as many as occur `most` times together, and one at least.
+
+    FTS5 computes BM25 for every chunk that has a word of the expression, and the commonest words, which weigh least,
+    bring most of those. What has none of the rarer words is seldom among the best (cf. MaxScore, Turtle & Flood 1995).
+    """
+    kept: list[str] = []
+    total = 0
+    for word in sorted(counts, key=lambda word: counts[word]):
+        total += counts[word]
+        if kept and total > most:
+            break
+        kept.append(word)
+    return kept

@@ -25,9 +25,17 @@ Key = tuple[tuple[int, ...], str | None, int, int, str]
 class CachedGenerator(TorchGenerator):
     """A generator that answers from memory where it can; the texts asked for longest ago are dropped. Thread-safe."""
 
-    def __init__(self, base: BaseModel, *, entries: int, passage_bytes: int = 0, at_once: int = 1) -> None:
+    def __init__(
+        self,
+        base: BaseModel,
+        *,
+        entries: int,
+        passage_bytes: int = 0,
+        at_once: int = 1,
+        refusal_threshold: float | None = None,
+    ) -> None:
         """Raises TandemError as TorchGenerator does."""
-        super().__init__(base, passage_bytes=passage_bytes, at_once=at_once)
+        super().__init__(base, passage_bytes=passage_bytes, at_once=at_once, refusal_threshold=refusal_threshold)
         self.hits = 0
         self.misses = 0
         self._entries = entries

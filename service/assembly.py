@@ -123,7 +123,13 @@ def load_generator(settings: Settings, report: Report = silent, *, answers: int 
         report=report,
     )
     passage_bytes = settings.passage_cache_mb << 20 if settings.passage_cache == "on" else 0
-    return CachedGenerator(base, entries=answers, passage_bytes=passage_bytes, at_once=settings.batch)
+    return CachedGenerator(
+        base,
+        entries=answers,
+        passage_bytes=passage_bytes,
+        at_once=settings.batch,
+        refusal_threshold=settings.refusal_threshold,
+    )
 
 
 def load_answerer(

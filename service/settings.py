@@ -107,6 +107,9 @@ class Settings(BaseSettings):
     answerability: str = Field(
         "", description="A model of `tandem tune --recipe answerability` that may refuse as well; unset, none does."
     )
+    refusal_threshold: float | None = Field(
+        None, ge=0, le=1, description="From this doubt on an adapter refuses; unset, from that of its card on."
+    )
     host: str = Field("127.0.0.1", description="Address the service listens on; others than loopback need a key.")
     port: int = Field(8000, ge=0, le=65535, description="Port the service listens on; 0 takes a free one.")
     question_chars: int = Field(4000, ge=1, le=100_000, description="The most characters a question may have.")

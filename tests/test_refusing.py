@@ -141,7 +141,7 @@ def test_no_refusal_is_no_doubt() -> None:
     assert doubt(torch.tensor([0.5, 0.5]), 0, 0.0) == 0.0
 
 
-def test_the_threshold_that_tells_best() -> None:
+def test_the_threshold_refuses_as_much_as_it_may() -> None:
     answerable = [Doubt(0.0, True)] * 10 + [Doubt(0.0, False)] * 8 + [Doubt(0.5, False), Doubt(0.9, True)]
     unanswerable = [Doubt(value, False) for value in [0.1] * 5 + [0.6] * 10 + [0.95] * 5]
     # From 0.1 on: 2 of 20 are refused wrongly and all others rightly. 10 right, 8 wrong, 20 refused rightly: 22 / 40.
@@ -151,21 +151,30 @@ def test_the_threshold_that_tells_best() -> None:
     assert found.truthfulness == pytest.approx(22 / 40)
 
 
+def test_a_threshold_under_which_too_many_answers_are_lost() -> None:
+    # At 0.2 all of the unanswerable are told apart, but 4 of 20 answers are lost; at 0.6 it is 1, and 8 of 12 refused.
+    answerable = [Doubt(value, True) for value in [0.1] * 16 + [0.3] * 3 + [0.7]]
+    unanswerable = [Doubt(value, False) for value in [0.2] * 4 + [0.6] * 8]
+    found = choose_threshold(answerable, unanswerable)
+    assert found is not None
+    assert (found.value, found.answerable_refused, found.unanswerable_refused) == pytest.approx((0.6, 0.05, 8 / 12))
+
+
 def test_no_threshold_where_it_says_nothing() -> None:
     low, high = Doubt(0.1, True), Doubt(0.9, True)
     assert choose_threshold([low] * 9, [high] * 30) is None
     assert choose_threshold([high] * 30, [low] * 30) is None
 
 
-def test_the_card_decides(small: BaseModel, tmp_path: Path) -> None:
+def test_the_card_decides_and_the_setting_over_it(small: BaseModel, tmp_path: Path) -> None:
     folder = save_adapter(tmp_path / "quiet", small, seed=1)
     prompt = build_prompt(small.tokenizer, "Who leads?", [BEES], limit=400)
     closed = build_prompt(small.tokenizer, "Who leads?", None, limit=400)
 
-    def answer(asked: object) -> str:
+    def answer(asked: object, setting: float | None = None) -> str:
         # A base model that an adapter was attached to cannot be given to another generator.
         fresh = load_base_model(small.name, cache=tmp_path, device="cpu")
-        generator = TorchGenerator(fresh, {"quiet": folder})
+        generator = TorchGenerator(fresh, {"quiet": folder}, refusal_threshold=setting)
         try:
             return "".join(p.text for p in generator.generate(asked, max_tokens=40, adapter="quiet"))  # type: ignore[arg-type]
         finally:
@@ -178,8 +187,10 @@ def test_the_card_decides(small: BaseModel, tmp_path: Path) -> None:
     assert answer(prompt) == REFUSAL
     # Closed book nothing is held against passages, so it is answered as before.
     assert answer(closed) != REFUSAL
+    assert answer(prompt, setting=1.0) == plain
     (folder / CARD_FILE).write_text(json.dumps({**card, "refusal_threshold": 1.0}))
     assert answer(prompt) == plain
+    assert answer(prompt, setting=0.0) == REFUSAL
 
 
 @pytest.mark.parametrize("value", ["high", -0.1, 1.5])

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from fakes import HashingEmbedder
 
+from indexer import retrieval
 from indexer.chunking import ChunkSize
 from indexer.errors import TandemError
-from indexer.retrieval import CHANNELS, Retriever, fuse
+from indexer.retrieval import CHANNELS, Retriever, fuse, word_search
 from indexer.store import Store
 from indexer.sync import sync
-from indexer.words import word_expression
+from indexer.words import rarest, word_expression
 
 SUBJECTS = ["tides moon ocean", "bread yeast oven", "iron melts furnace", "wind mill flour", "salt water sea"]
 
@@ -113,6 +114,31 @@ def test_the_word_channel_is_bm25(tmp_path: Path) -> None:
     assert {item.row: item.score for item in ranked} == pytest.approx(expected)
     assert [item.score for item in ranked] == pytest.approx(sorted(expected.values(), reverse=True))
     assert some == pytest.approx({row: expected[row] for row in rows[:7] if row in expected})
+
+
+def test_the_rarest_words_are_kept_until_they_match_enough() -> None:
+    counts = {"the": 90, "queen": 3, "hive": 5, "bee": 20}
+    assert rarest(counts, 8) == ["queen", "hive"]
+    assert rarest(counts, 27) == ["queen", "hive"]
+    assert rarest(counts, 28) == ["queen", "hive", "bee"]
+    assert rarest(counts, 1) == ["queen"]
+    assert rarest({}, 5) == []
+
+
+def test_in_a_large_index_candidates_have_a_rare_word_and_are_scored_by_all(
+    retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = "variant7 of tides and text"
+    with retriever.store.read() as snapshot:
+        assert snapshot.word_count("tides") == 4
+        everything = word_search(snapshot, question, 20)
+        monkeypatch.setattr(retrieval, "MOST_MATCHES", 6)
+        pruned = word_search(snapshot, question, 20)
+    # "text" is in all 20 chunks and looked for in none; the one with "variant7" and the four with "tides" are found.
+    assert len(everything) == 20
+    assert len(pruned) == 5
+    assert pruned == pytest.approx({row: everything[row] for row in pruned})
+    assert list(pruned) == list(everything)[:5]
 
 
 def test_channels_rank_as_they_say(retriever: Retriever) -> None:

@@ -67,6 +67,7 @@ class TorchGenerator:
 
     `adapters` maps names to folders; each is verified and attached on first use, then chosen per request. With
     `passage_bytes` passages are read apart from each other, and kept up to that many bytes (tuner/reading.py).
+    A `refusal_threshold` (tuner/refusing.py) takes the place of those on the cards of the adapters.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class TorchGenerator:
         *,
         passage_bytes: int = 0,
         at_once: int = 1,
+        refusal_threshold: float | None = None,
     ) -> None:
         """Raises TandemError when passages are to be read apart and this model's cannot be."""
         self.base = base
@@ -87,6 +89,7 @@ class TorchGenerator:
         self._json = JsonDecoding(base)
         self._reader = PromptReader(base, passage_bytes)
         self._drafts = can_draft(base)
+        self._threshold = refusal_threshold
         self._refusal, self._end = refusal_ids(base.tokenizer), answer_end_id(base.tokenizer)
         # Guards what requests share beside the model: the reader of schemas, and how often passages were forgotten.
         self._lock = threading.Lock()
@@ -176,6 +179,8 @@ class TorchGenerator:
         logits = self._read(steps, prompt, place)
         said: tuple[int, ...] = ()
         threshold = self._attached.refusal_threshold(place.adapter)
+        if self._threshold is not None and place.adapter is not None:
+            threshold = self._threshold
         if form is None and threshold is not None and prompt.passages:
             said, logits = open_answer(steps, logits, self._refusal, threshold)
         if logits is None:

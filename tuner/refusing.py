@@ -25,6 +25,8 @@ from tuner.rows import Row
 
 # Rows to choose a threshold on: fewer of either kind say nothing, more cost time and change little.
 _FEWEST, _MOST = 10, 300
+# The gate and the check of citations refuse some answerable questions too; together it should stay about 15 percent.
+MOST_OVER_REFUSED = 0.12
 _REFUSED_KINDS = ("no-evidence", "misleading", "absent")
 
 
@@ -138,12 +140,12 @@ def find_doubts(
 
 
 def choose_threshold(answerable: Sequence[Doubt], unanswerable: Sequence[Doubt]) -> Threshold | None:
-    """The threshold that tells the two kinds apart best (Youden 1950: largest difference of the shares refused).
+    """The lowest threshold that refuses at most MOST_OVER_REFUSED of the answerable.
 
-    None when there are too few of either kind, or none does better than refusing nothing. The truthfulness that
-    `tandem compare` decides by (+1 for a right answer or a right refusal, -1 for a wrong answer) is told with it and
-    not sought: a small model scores highest by refusing nearly everything. Whether an answer is right is judged here
-    by its first token, which flatters it.
+    None when there are too few of either kind, or when it would refuse no larger share of the unanswerable. The
+    truthfulness that `tandem compare` decides by (+1 for a right answer or a right refusal, -1 for a wrong answer) is
+    told with it and not sought: a small model scores highest by refusing nearly everything. Whether an answer is right
+    is judged here by its first token, which flatters it.
     """
     if min(len(answerable), len(unanswerable)) < _FEWEST:
         return None
@@ -155,11 +157,11 @@ def choose_threshold(answerable: Sequence[Doubt], unanswerable: Sequence[Doubt])
         right = sum(item.begins_right for item in said)
         score = (2 * right - len(said) + 2 * refused - len(unanswerable)) / count
         curve.append((value, 1 - len(said) / len(answerable), refused / len(unanswerable), score))
-    best = max(curve, key=lambda point: point[2] - point[1])
-    if best[2] <= best[1]:
+    chosen = next((point for point in curve if point[1] <= MOST_OVER_REFUSED), None)
+    if chosen is None or chosen[2] <= chosen[1]:
         return None
     shown = tuple((round(a, 6), round(b, 4), round(c, 4), round(d, 4)) for a, b, c, d in curve[:: len(curve) // 40 + 1])
-    return Threshold(*best, len(answerable), len(unanswerable), shown)
+    return Threshold(*chosen, len(answerable), len(unanswerable), shown)
 
 
 def calibrate(

@@ -104,6 +104,7 @@ def prepare(settings: Settings, store: Store, options: Options) -> Prepared:
                 "prompt_tokens",
                 "min_relevance",
                 "answerability",
+                "refusal_threshold",
             )
         },
         "versions": {name: version(name) for name in ("tandem-qa", "torch", "transformers", "peft", "numpy")},

@@ -6,7 +6,8 @@
 Peers, each a process of its own on loopback, with the same weights, prompt, length limit, threads and cores:
 
     tandem        `tandem serve`, /ask; once with and once without passage_cache
-    llama.cpp     its own server in C++ (as xllamacpp holds it) from GGUF; with and without its prompt cache
+    llama.cpp     its own server in C++ from GGUF, the program of --llama-server or what the package xllamacpp holds;
+                  with and without its prompt cache
     llama-cpp-python
                   the server of that package, which answers one question at a time; likewise
     tutorial      LangChain splitter, HuggingFaceEmbeddings and FAISS, transformers text-generation in float32
@@ -28,7 +29,7 @@ it is checked: `first token` is when its model made the first one, `first text` 
 differ in length, because weights are rounded differently and Tandem ends an answer that refuses; so one column gives
 the time of an answer of full length at the median speed. Without its cache the server of llama-cpp-python still keeps
 the prompt that it read last, and so the instruction that all prompts begin with. The wheel of xllamacpp is built for
-any processor and says so in its log; build it from source for figures of llama.cpp at its best.
+any processor; --llama-server takes a program built for this one (cmake -DGGML_NATIVE=ON), llama.cpp at its best.
 
 Passages are cold when no question before had them. They are known when the same was asked before in other words and
 found the same passages in the same order, which is the best case of every cache here.
@@ -102,6 +103,7 @@ def prepare(options: argparse.Namespace, work: Path) -> tuple[Setup, Run]:
         embedder=embedder_weights("bundled", settings.weights_folder).path,
         model=model,
         ggufs=tuple(options.gguf) or (write_q8_0(model, bundled, work / "SmolLM2-135M-Instruct.Q8_0.gguf"), bundled),
+        llama_server=options.llama_server,
         threads=options.threads,
         slots=max(options.clients),
         k=options.k,
@@ -123,6 +125,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--corpus", type=Path, default=MANUAL, help="folder of documents")
     parser.add_argument("--pairs", type=Path, default=MANUAL / "manual.pairs.jsonl", help="questions about it")
     parser.add_argument("--gguf", type=Path, action="append", default=[], help="in place of Q8_0 and the bundled file")
+    parser.add_argument("--llama-server", type=Path, help="llama.cpp's server, built for this processor")
     parser.add_argument("--threads", type=int, default=cores, help="threads, and cores that servers are held to")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--questions", type=int, default=16)

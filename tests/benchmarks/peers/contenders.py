@@ -29,6 +29,7 @@ class Setup:
     embedder: Path
     model: Path
     ggufs: tuple[Path, ...]
+    llama_server: Path | None
     threads: int
     slots: int
     k: int
@@ -87,21 +88,23 @@ def _tandem(setup: Setup, cache: str) -> Contender:
 
 
 def _llama(setup: Setup, gguf: Path, *, cache: bool) -> Contender:
-    settings = {
-        "gguf": str(gguf),
-        "port": "{port}",
-        "threads": str(setup.threads),
-        "slots": str(setup.slots),
-        "context": str(setup.context),
-        "cache-mebibytes": str(PROMPT_CACHE_MIB if cache else 0),
-    }
+    mebibytes = str(PROMPT_CACHE_MIB if cache else 0)
+    threads, slots = str(setup.threads), str(setup.slots)
+    if setup.llama_server is None:
+        settings = {"gguf": str(gguf), "threads": threads, "slots": slots, "context": str(setup.context)}
+        command = [setup.python, str(HERE / "llama_server.py"), *_options(settings), "--cache-mebibytes", mebibytes]
+    else:
+        settings = {"model": str(gguf), "threads": threads, "parallel": slots, "cache-ram": mebibytes}
+        command = [str(setup.llama_server), *_options(settings), "--ctx-size", str(setup.context * setup.slots)]
+        command += ["--no-ui", "--no-kv-unified", "--cache-prompt" if cache else "--no-cache-prompt"]
+    built = "wheel" if setup.llama_server is None else "built here"
     return Contender(
-        name=f"{LLAMA} {_numbers(gguf)}, prompt cache {_on(cache)}",
-        command=[setup.python, str(HERE / "llama_server.py"), *_options(settings)],
+        name=f"{LLAMA} ({built}) {_numbers(gguf)}, prompt cache {_on(cache)}",
+        command=[*command, "--port", "{port}"],
         ready="/health",
         body=lambda asked, most: _completion(asked, most) | {"cache_prompt": cache},
         python=setup.python,
-        modules=("xllamacpp",),
+        modules=("xllamacpp",) if setup.llama_server is None else (),
         install="xllamacpp",
     )
 
