@@ -18,12 +18,13 @@ from indexer.errors import TandemError
 from indexer.retrieval import Retriever
 from indexer.store import Store
 from indexer.sync import sync
-from tuner.answerability import AnswerabilityRecipe, Step, judge_all, tune_answerability
+from tuner.answerability import AnswerabilityRecipe, judge_all, tune_answerability
 from tuner.answerability_measure import auc, choose_threshold, measured, threshold_behind, worth
 from tuner.answerability_model import MOST_TOKENS, AnswerabilityModel
 from tuner.answerability_rows import Asked, JudgedRow, ask_for, make_judged_rows, split_pairs
-from tuner.answerability_store import AnswerabilityCard, model_folder, new_folder, open_model, save_model
+from tuner.answerability_store import AnswerabilityCard, model_folder, new_model_folder, open_model, save_model
 from tuner.embedder_rows import Library
+from tuner.encoders import Step
 from tuner.pairs import Kind, Pair
 from tuner.prompt import Source
 
@@ -308,7 +309,7 @@ def card_of(name: str, files: Any, **changes: Any) -> AnswerabilityCard:
 
 
 def saved(home: Path, encoder: Path, name: str = "strict", **changes: Any) -> Path:
-    folder = new_folder(home, name)
+    folder = new_model_folder(home, name)
     save_model(folder, lambda files: card_of(name, files, **changes), AnswerabilityModel(encoder))
     return folder
 
@@ -321,9 +322,9 @@ def test_a_model_is_opened_as_it_was_saved(tmp_path: Path, encoder: Path) -> Non
     again, _ = open_model(tmp_path, "strict", tmp_path / "cache", verify=True)
     assert model.score("who ?", source) == again.score("who ?", source)
     assert not [path for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
-    assert new_folder(tmp_path, None).name == "tuned-1"
+    assert new_model_folder(tmp_path, None).name == "tuned-1"
     with pytest.raises(TandemError, match="already"):
-        new_folder(tmp_path, "strict")
+        new_model_folder(tmp_path, "strict")
 
 
 def test_a_model_that_was_changed_is_refused(tmp_path: Path, encoder: Path) -> None:

@@ -41,7 +41,7 @@ from tuner.embedder import EmbedderRecipe, batches
 from tuner.embedder_rows import Library, Row, holds, make_rows
 from tuner.embedder_validation import Validation
 from tuner.pairs import Pair, read_pairs, split_by_document
-from tuner.tuned_embedders import embedder_folder, embedder_that_made, new_folder, read_card, save_embedder
+from tuner.tuned_embedders import embedder_folder, embedder_that_made, new_embedder_folder, read_card, save_embedder
 
 ANIMALS = {
     "otter": "The otter sleeps on its back and holds a stone.",
@@ -247,11 +247,11 @@ def test_names_cannot_leave_the_home_and_are_not_given_twice(tmp_path: Path) -> 
     for name in ("../x", "", "a/b", ".hidden"):
         with pytest.raises(TandemError, match="cannot name"):
             embedder_folder(tmp_path, name)
-    assert new_folder(tmp_path, None).name == "tuned-1"
+    assert new_embedder_folder(tmp_path, None).name == "tuned-1"
     (tmp_path / "embedders" / "tuned-1").mkdir(parents=True)
-    assert new_folder(tmp_path, None).name == "tuned-2"
+    assert new_embedder_folder(tmp_path, None).name == "tuned-2"
     with pytest.raises(TandemError, match="already"):
-        new_folder(tmp_path, "tuned-1")
+        new_embedder_folder(tmp_path, "tuned-1")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from indexer.errors import TandemError
 from tuner.answerability_measure import Scores, auc, by_kind
 from tuner.answerability_model import AnswerabilityModel
 from tuner.answerability_rows import Asked, JudgedRow
+from tuner.encoders import Step, check_values
 from tuner.objective import has_bfloat16
 from tuner.quiet import quiet
 
@@ -41,26 +42,7 @@ class AnswerabilityRecipe:
 
     def __post_init__(self) -> None:
         """Raise TandemError for values that cannot work."""
-        checks = {
-            "epochs": (1 <= self.epochs <= 1000, "1 to 1000"),
-            "learning-rate": (0 < self.learning_rate <= 0.01, "above 0, at most 0.01"),
-            "batch-size": (1 <= self.batch_size <= 4096, "1 to 4096"),
-        }
-        for name, (good, expected) in checks.items():
-            if not good:
-                value = getattr(self, name.replace("-", "_"))
-                raise TandemError(f"--{name} is {value}.", expected=f"{expected}.", do="Correct it.")
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """How far the training is; `validation`, the area under the held-out curve, is set after an epoch."""
-
-    epoch: int
-    step: int
-    steps: int
-    loss: float
-    validation: float | None = None
+        check_values(self.epochs, self.learning_rate, self.batch_size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ is refused, and so is one that was made to read another form of question and pas
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,10 +15,10 @@ from typing import Any
 from indexer.errors import TandemError
 from indexer.folders import file_sha256, folder_hashes, publish_folder
 from tuner.answerability_model import FORM, AnswerabilityModel
+from tuner.encoders import named_folder, new_folder
 
 FOLDER = "answerability"
 CARD_FILE = "card.json"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +45,12 @@ class AnswerabilityCard:
 
 def model_folder(home: Path, name: str) -> Path:
     """Where the model `name` lives under `home`. Raises TandemError for a name that could leave that folder."""
-    if _NAME.fullmatch(name) is None:
-        raise TandemError(
-            f"{name!r} cannot name a second opinion.",
-            expected="1 to 64 letters, digits, dots, dashes or underscores, a letter or digit first.",
-            do="Choose another name.",
-        )
-    return home / FOLDER / name
+    return named_folder(home / FOLDER, name, "a second opinion")
 
 
-def new_folder(home: Path, name: str | None) -> Path:
-    """The folder of a model to be: `name`, else the first free tuned-N. Raises TandemError for a name that is taken."""
-    number = 1
-    while name is None and (home / FOLDER / f"tuned-{number}").exists():
-        number += 1
-    folder = model_folder(home, name or f"tuned-{number}")
-    if folder.exists():
-        raise TandemError(
-            f"There is a second opinion {name!r} already.",
-            do="Choose another name, or leave --name out.",
-            code="conflict",
-        )
-    return folder
+def new_model_folder(home: Path, name: str | None) -> Path:
+    """The folder of a model to be: `name`, else the first free tuned-N. Raises TandemError for a name in use."""
+    return new_folder(lambda chosen: model_folder(home, chosen), name, "a second opinion")
 
 
 def save_model(folder: Path, card: Callable[[Mapping[str, str]], AnswerabilityCard], model: AnswerabilityModel) -> None:

@@ -21,6 +21,7 @@ from indexer.errors import TandemError
 from indexer.weights import Weights
 from tuner.embedder_rows import NEGATIVES, Row
 from tuner.embedder_validation import Measured, Validation
+from tuner.encoders import Step, check_values
 from tuner.quiet import quiet
 
 WARM_UP = 0.1
@@ -43,26 +44,8 @@ class EmbedderRecipe:
 
     def __post_init__(self) -> None:
         """Raise TandemError for values that cannot work."""
-        checks = {
-            "epochs": (1 <= self.epochs <= 1000, "1 to 1000"),
-            "learning-rate": (0 < self.learning_rate <= 0.01, "above 0, at most 0.01"),
-            "batch-size": (2 <= self.batch_size <= 4096, "2 to 4096; the other questions of a batch are negatives"),
-        }
-        for name, (good, expected) in checks.items():
-            if not good:
-                value = getattr(self, name.replace("-", "_"))
-                raise TandemError(f"--{name} is {value}.", expected=f"{expected}.", do="Correct it.")
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """How far the training is; `validation` is set after an epoch."""
-
-    epoch: int
-    step: int
-    steps: int
-    loss: float
-    validation: float | None = None
+        why = "; the other questions of a batch are negatives"
+        check_values(self.epochs, self.learning_rate, self.batch_size, 2, why)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ changes in the transaction that publishes them: no instant exists at which the i
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,10 +16,10 @@ from indexer.embedding import SentenceTransformerEmbedder
 from indexer.errors import TandemError
 from indexer.folders import publish_folder
 from indexer.weights import Weights, named_weights
+from tuner.encoders import NAME, named_folder, new_folder
 
 FOLDER = "embedders"
 CARD_FILE = "card.json"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,34 +38,12 @@ class EmbedderCard:
 
 def embedder_folder(home: Path, name: str) -> Path:
     """Where the embedder `name` lives under `home`. Raises TandemError for a name that could leave that folder."""
-    if _NAME.fullmatch(name) is None:
-        raise TandemError(
-            f"{name!r} cannot name an embedder.",
-            expected="1 to 64 letters, digits, dots, dashes or underscores, a letter or digit first.",
-            do="Choose another name.",
-        )
-    return home / FOLDER / name
+    return named_folder(home / FOLDER, name, "an embedder")
 
 
-def new_folder(home: Path, name: str | None) -> Path:
-    """The folder of an embedder to be: `name`, else the first free tuned-N.
-
-    Raises TandemError for a name that is taken: an index may have been made with that embedder.
-    """
-    if name is None:
-        number = 1
-        while (folder := embedder_folder(home, f"tuned-{number}")).exists():
-            number += 1
-        return folder
-    folder = embedder_folder(home, name)
-    if folder.exists():
-        raise TandemError(
-            f"There is an embedder {name!r} already.",
-            expected="A new name: an index may have been made with that embedder.",
-            do="Choose another name, or leave --name out.",
-            code="conflict",
-        )
-    return folder
+def new_embedder_folder(home: Path, name: str | None) -> Path:
+    """The folder of an embedder to be: `name`, else the first free tuned-N. Raises TandemError for a name in use."""
+    return new_folder(lambda chosen: embedder_folder(home, chosen), name, "an embedder")
 
 
 def save_embedder(folder: Path, card: EmbedderCard, save: Callable[[Path], None]) -> None:
@@ -96,7 +73,7 @@ def read_card(folder: Path) -> EmbedderCard:
 def embedder_that_made(home: Path, identity: str, cache: Path, *, verify: bool = False) -> Weights | None:
     """The embedder of this home whose vectors have this identity; None when there is none, or no longer as it was."""
     name = identity.partition(":")[0]
-    if _NAME.fullmatch(name) is None or not (home / FOLDER / name / CARD_FILE).is_file():
+    if NAME.fullmatch(name) is None or not (home / FOLDER / name / CARD_FILE).is_file():
         return None
     weights = named_weights(str(home / FOLDER / name), cache, verify=verify)
     return weights if SentenceTransformerEmbedder(weights).identity == identity else None

@@ -22,12 +22,13 @@ from service.commands.console import note, out, out_json, sync_progress
 from service.commands.live import stopping
 from service.refusal import relevance
 from service.settings import Settings
-from tuner.answerability import AnswerabilityRecipe, Step, Taught, check_sides, tune_answerability
+from tuner.answerability import AnswerabilityRecipe, Taught, check_sides, tune_answerability
 from tuner.answerability_measure import Worth, measured, threshold_behind, worth
 from tuner.answerability_model import FORM
 from tuner.answerability_rows import Asked, JudgedRow, ask_for, make_judged_rows, split_pairs
-from tuner.answerability_store import AnswerabilityCard, new_folder, save_model
+from tuner.answerability_store import AnswerabilityCard, new_model_folder, save_model
 from tuner.embedder_rows import Library
+from tuner.encoders import Step
 from tuner.pairs import read_pairs
 
 VALIDATION_SHARE = 0.2
@@ -63,7 +64,7 @@ def run_tune(settings: Settings, teaching: Teaching, *, as_json: bool) -> dict[s
         "Another process is tuning in this home folder.", do="Wait until it has finished.", code="conflict"
     )
     with exclusive(settings.home, "tune", busy), sync_progress() as report:
-        folder = new_folder(settings.home, teaching.name)
+        folder = new_model_folder(settings.home, teaching.name)
         base = embedder_weights(teaching.base or settings.embedder, settings.weights_folder, note)
         material = _material(settings, teaching, report)
         note(

@@ -23,11 +23,12 @@ from indexer.weights import embedder_weights, named_weights
 from service.assembly import base_embedder, chunk_size, corpora_to_index, load_embedder
 from service.commands.console import note, out, out_json, sync_progress
 from service.settings import Settings
-from tuner.embedder import EmbedderRecipe, Step, Tuned, tune_embedder
+from tuner.embedder import EmbedderRecipe, Tuned, tune_embedder
 from tuner.embedder_rows import Library, Row, make_rows
 from tuner.embedder_validation import Measured, Validation, gain
+from tuner.encoders import Step
 from tuner.pairs import read_pairs, split_by_document
-from tuner.tuned_embedders import EmbedderCard, new_folder, save_embedder
+from tuner.tuned_embedders import EmbedderCard, new_embedder_folder, save_embedder
 
 VALIDATION_SHARE = 0.2
 
@@ -68,7 +69,7 @@ def run_tune(settings: Settings, tuning: Tuning, *, as_json: bool) -> dict[str, 
         "Another process is tuning in this home folder.", do="Wait until it has finished.", code="conflict"
     )
     with exclusive(settings.home, "tune", busy), sync_progress() as report:
-        folder = new_folder(settings.home, tuning.name)
+        folder = new_embedder_folder(settings.home, tuning.name)
         store = Store(settings.home)
         body = _tune(settings, store, tuning, folder, report)
         if body["activated"]:

@@ -23,11 +23,12 @@ from indexer.weights import embedder_weights
 from service.assembly import load_retriever
 from service.refusal import relevance
 from service.settings import load_settings
-from tuner.answerability import AnswerabilityRecipe, Step, judge_all, tune_answerability
+from tuner.answerability import AnswerabilityRecipe, judge_all, tune_answerability
 from tuner.answerability_measure import auc, by_kind, measured, threshold_behind, worth
 from tuner.answerability_model import AnswerabilityModel
 from tuner.answerability_rows import Asked, ask_for, make_judged_rows
 from tuner.embedder_rows import Library
+from tuner.encoders import Step
 from tuner.pairs import Pair, read_pairs
 
 
