@@ -207,6 +207,15 @@ def test_json_is_indented_and_unescaped(parse):
     assert document.text == '{\n  "title": "Café",\n  "n": [\n    1,\n    null\n  ]\n}'
 
 
+@pytest.mark.parametrize("end", ["\x85", "\u2028", "\u2029", "\x0b", "\x0c", "\x1e"])
+def test_what_ends_a_line_of_text_may_stand_in_a_json_string(loader, tmp_path, end):
+    line = f'{{"id": "a", "text": "one{end}two"}}'
+    for newline in ("\n", "\r\n", "\r"):
+        data = f'{line}{newline}{{"id": "b", "text": "three"}}'.encode()
+        assert [record.text for record in parse_all(loader, tmp_path, "a.jsonl", data)] == ["one\ntwo", "three"]
+    assert "two" in parse_all(loader, tmp_path, "a.json", line.encode())[0].text
+
+
 def test_jsonl_is_one_document_a_record(loader, tmp_path):
     lines = [
         {"_id": "d1", "title": "First", "text": "Body\r\none", "year": 2020, "tags": ["x"]},

@@ -73,20 +73,25 @@ def clean(text: str) -> str:
 
 def decode(data: bytes, name: str) -> str:
     """Bytes of a text file to clean text; TandemError when they are not text."""
+    return clean(decode_raw(data, name))
+
+
+def decode_raw(data: bytes, name: str) -> str:
+    """As `decode`, every character as it was: in JSON some that end a line elsewhere may stand inside a string."""
     for mark, encoding in _BOMS:
         if data.startswith(mark):
-            return clean(data.decode(encoding, "replace"))
+            return data.decode(encoding, "replace")
     _refuse_binary(data, name)
     try:
-        return clean(data.decode("utf-8"))
+        return data.decode("utf-8")
     except UnicodeDecodeError:
         pass
     forgiving = data.decode("utf-8", "replace")
     broken = forgiving.count(_REPLACEMENT)
     intact = sum(character > "\x7f" for character in forgiving) - broken
     if intact > 20 * broken:  # UTF-8 with a few damaged bytes, such as a log cut in the middle of a letter
-        return clean(forgiving)
-    return clean(data.decode(_guess(data), "replace"))
+        return forgiving
+    return data.decode(_guess(data), "replace")
 
 
 def decode_as(data: bytes, label: str | None, name: str) -> str:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from indexer.errors import TandemError
-from indexer.loaders.encoding import clean, decode
+from indexer.loaders.encoding import clean, decode_raw
 from indexer.loaders.parsed import Parsed, damaged, one_line, stem
 
+_LINES = re.compile("\r\n?|\n")
 _TITLES = ("title", "name", "headline", "subject")
 
 
 def parse_json(data: bytes, name: str) -> list[Parsed]:
     """Bytes of a .json file -> one document: the same value, two spaces of indent, letters unescaped."""
-    value = _load(decode(data, name), name)
+    value = _load(decode_raw(data, name), name)
     title = next((str(value[key]) for key in _TITLES if isinstance(value, dict) and _scalar(value.get(key))), "")
     text = clean(json.dumps(value, indent=2, ensure_ascii=False))
     return [Parsed(one_line(clean(title)) or stem(name), "json", text)]
@@ -29,7 +31,7 @@ def parse_jsonl(data: bytes, name: str) -> Iterator[Parsed]:
     line that is not a JSON object, and an id that occurs twice.
     """
     seen: dict[str, int] = {}
-    for number, line in enumerate(decode(data, name).split("\n"), 1):
+    for number, line in enumerate(_LINES.split(decode_raw(data, name)), 1):
         if not line.strip():
             continue
         value = _load(line, f"{name}, line {number},")
@@ -51,7 +53,8 @@ def parse_jsonl(data: bytes, name: str) -> Iterator[Parsed]:
 
 def _load(text: str, name: str) -> Any:
     try:
-        return json.loads(text)
+        # Control characters may stand in strings, as many programs write them.
+        return json.loads(text, strict=False)
     except (ValueError, RecursionError) as error:
         raise damaged(name, f"it is not JSON ({error})") from error
 
