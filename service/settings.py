@@ -27,6 +27,10 @@ class Example(BaseModel):
     passage: str = ""
 
 
+# Passages that a search lists when it is not told how many.
+SEARCH_K = 10
+
+
 class Settings(BaseSettings):
     """What can be set. A field's description is its line in the manual (corpora/manual/configuration.md)."""
 
@@ -55,7 +59,7 @@ class Settings(BaseSettings):
         description="The mode for a question that names none; `auto` is what won the last comparison, and before any"
         " it is rag+tuned with an active adapter, else rag.",
     )
-    k: int = Field(4, ge=1, le=100, description="Passages retrieved for a question.")
+    k: int = Field(2, ge=1, le=100, description="Passages a question is answered from; a larger base model reads more.")
     channel: Literal["hybrid", "dense", "bm25"] = Field(
         "hybrid", description="What passages are searched by: meaning (`dense`), words (`bm25`) or both."
     )

@@ -62,7 +62,7 @@ class Mix:
     the answer is said before it, with its citation.
     """
 
-    k: int = 4
+    k: int = 2
     no_evidence: float = 0.1
     misleading: float = 0.3
     absent: float = 0.1

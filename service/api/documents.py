@@ -21,6 +21,7 @@ from service.api.described import answers
 from service.api.listings import DocumentList
 from service.api.sourcepage import source_page
 from service.running import Service
+from service.settings import SEARCH_K
 from service.shapes import search_body
 from service.uploads import uploads_folder
 
@@ -66,7 +67,7 @@ def documents_router(service: Service) -> APIRouter:
                 "The question is empty or too long.", expected=f"1 to {service.settings.question_chars:,} characters."
             )
         where = allowed(request).filter(parse_filter(filter or []))
-        retrieval = service.answerer.retriever.retrieve(text, k or service.settings.k, where)
+        retrieval = service.answerer.retriever.retrieve(text, k or SEARCH_K, where)
         return search_body(retrieval.passages)
 
     @router.get("/sources/{chunk}", **answers(SourceBody, "text/html"))

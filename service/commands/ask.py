@@ -10,7 +10,7 @@ from service.answering import Answer
 from service.assembly import load_answerer, load_retriever, silent
 from service.commands.console import note, out, out_json
 from service.question import Question, check_question, resolve_mode
-from service.settings import Settings
+from service.settings import SEARCH_K, Settings
 from service.shapes import answer_body, search_body
 from tuner.active import active_adapter
 
@@ -63,7 +63,7 @@ def run_search(settings: Settings, question: str, k: int | None, where: Filter, 
     with store.read():
         pass
     retriever = load_retriever(settings, store, silent if as_json else note)
-    passages = retriever.retrieve(question, settings.k if k is None else k, where).passages
+    passages = retriever.retrieve(question, SEARCH_K if k is None else k, where).passages
     if as_json:
         out_json(search_body(passages))
         return
