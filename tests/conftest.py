@@ -88,7 +88,8 @@ def make_service(home: Path, library: Path) -> Iterator[MakeService]:
     def make(
         generator: ScriptedGenerator | Script = "", adapters: FixedAdapters | None = None, **options: object
     ) -> Service:
-        values = {"home": home, "corpora": (library / "corpus",), "chunk_tokens": 40, "chunk_overlap": 8} | options
+        corpora = (library / "corpus",)
+        values = {"home": home, "corpora": corpora, "chunk_tokens": 40, "chunk_overlap": 8, "k": 4} | options
         settings = Settings(**values)  # type: ignore[arg-type]
         if not isinstance(generator, ScriptedGenerator):
             generator = ScriptedGenerator(generator)

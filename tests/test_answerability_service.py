@@ -175,9 +175,10 @@ def test_pairs_are_taught_and_the_service_uses_the_result(
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "what", "does", "weigh", "eat", "who", "the", *ANIMALS]
     small = save_encoder(tmp_path / "small", words)
-    settings = Settings(home=tmp_path / "home", corpora=(tmp_path / "corpus",), weights=weights_cache)
+    settings = Settings(home=tmp_path / "home", corpora=(tmp_path / "corpus",), weights=weights_cache, k=4)
     store = Store(settings.home)
     sync(store, settings.corpora, load_embedder(settings), ChunkSize(40, 8))
+    monkeypatch.setenv("TANDEM_K", "4")
     for name, value in (("HOME", settings.home), ("WEIGHTS", weights_cache.resolve()), ("CORPORA", tmp_path)):
         monkeypatch.setenv(f"TANDEM_{name}", str(value))
     options = ["--pairs", str(tmp_path / "pairs.jsonl"), "--base-model", str(small), "--name", "taught"]

@@ -91,7 +91,7 @@ def test_nothing_relevant_is_refused_without_the_model(make_service: MakeService
     assert texts == [REFUSAL]
     assert (answer.answer, answer.refused, answer.refusal_reason) == (REFUSAL, True, "nothing_relevant")
     assert answer.citations == ()
-    assert len(answer.passages) == 2, "what was searched is shown"
+    assert len(answer.passages) == 4, "what was searched is shown"
     assert generator.prompts == []
     assert (answer.completion_tokens, answer.first_token_ms) == (0, None)
 

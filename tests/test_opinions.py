@@ -22,6 +22,7 @@ from service.cli import app
 from service.commands.feedback import plain
 from service.keys import create_key
 from service.opinions import CLOSED, NO_EVIDENCE, NOT_ALL, NOWHERE, REPEATED
+from service.settings import load_settings
 from tuner.pairs import read_pairs
 from tuner.preference import read_preferences
 from tuner.prompt import REFUSAL
@@ -94,7 +95,7 @@ def test_a_correction_is_a_pair_and_a_preference(client: TestClient, tmp_path: P
     assert (pair["answers"], pair["document"], pair["tag"]) == (["Yeast makes carbon dioxide"], "bread.md", "corrected")
     assert "written_by" not in pair
     store = Store(home)
-    found = Retriever(store, HashingEmbedder()).retrieve(BREAD, 4).passages
+    found = Retriever(store, HashingEmbedder()).retrieve(BREAD, load_settings().k).passages
     store.close()
     assert [item.text for item in preference.passages] == [item.chunk.text for item in found]
     n = next(place for place, item in enumerate(found, start=1) if "yeast" in item.chunk.text)

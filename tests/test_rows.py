@@ -100,7 +100,7 @@ def test_an_answer_cites_the_passage_that_holds_it_and_is_never_the_target_witho
 
 
 def test_evidence_stands_at_every_place_among_real_rivals(library: tuple[Library, Retriever]) -> None:
-    rows, _ = made(library, Mix(no_evidence=0, fewer=0, misleading=0, absent=0))
+    rows, _ = made(library, Mix(k=4, no_evidence=0, fewer=0, misleading=0, absent=0))
     evidence = [row for row in rows if row.kind == "evidence"]
     places = Counter(row.answer.split("[")[1][0] for row in evidence)
     assert len(evidence) == 20 and len(places) >= 3 and all(len(row.passages) == 4 for row in evidence)

@@ -20,7 +20,7 @@ def toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 
 def test_arguments_over_environment_over_file_over_defaults(toml: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_settings().k == 4
+    assert load_settings().k == 2
     toml("k = 5\nport = 1234\n")
     assert (load_settings().k, load_settings().port) == (5, 1234)
     monkeypatch.setenv("TANDEM_K", "6")
