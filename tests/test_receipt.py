@@ -105,7 +105,7 @@ def test_five_hundred_half_open_connections_neither_stop_a_request_nor_stay(
     asked = time.monotonic()
     good.sendall(HEAD % 2 + b"ok")
     assert answer(good) == b"2"
-    assert time.monotonic() - asked < 2.5
+    assert time.monotonic() - asked < 1
     assert refusal(all_of(half_open[0]))[0] == 408
     for connection in half_open[1:]:
         assert all_of(connection).startswith(b"HTTP/1.1 408")

@@ -35,17 +35,20 @@ def start(home: Path) -> Iterator[Start]:
     def run(words: int = 0, delay: float = 0.0, drain: float = 5.0) -> tuple[subprocess.Popen[str], str]:
         options = {"words": words, "delay": delay, "drain_seconds": drain}
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
-        process = subprocess.Popen(
-            [sys.executable, str(SERVER), str(home), json.dumps(options)],
-            env=environment | {"PYTHONPATH": str(TESTS.parent)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        said = home.parent / f"server-{len(started)}.log"
+        # Into a file: a pipe that nobody reads fills, and whoever logs then waits.
+        with said.open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, str(SERVER), str(home), json.dumps(options)],
+                env=environment | {"PYTHONPATH": str(TESTS.parent)},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         started.append(process)
         assert process.stdout
         port = process.stdout.readline().strip()
-        assert port, process.communicate()[1]
+        assert port, said.read_text()
         return process, f"http://127.0.0.1:{port}"
 
     yield run
@@ -136,11 +139,12 @@ def test_nothing_to_wait_for_is_not_waited_for(start: Start) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_lines_on_standard_error_are_json(start: Start) -> None:
+def test_lines_on_standard_error_are_json(start: Start, home: Path) -> None:
     process, url = start()
     get(f"{url}/ask", {"question": TIDES}, {"X-Request-ID": "line-1"})
     process.send_signal(signal.SIGTERM)
-    lines = [json.loads(line) for line in process.communicate(timeout=10)[1].splitlines()]
+    process.wait(10)
+    lines = [json.loads(line) for line in (home.parent / "server-0.log").read_text().splitlines()]
     (line,) = (line for line in lines if line.get("route") == "/ask")
     assert line["request_id"] == "line-1" and line["status"] == 200 and line["mode"] == "rag"
 
@@ -206,6 +210,7 @@ def test_a_restart_in_the_middle_of_a_reindex_and_a_stream_loses_nothing(start: 
     deadline = time.monotonic() + 20
     while (body := get(f"{url}/jobs/{job}")[1])["done"] < 5:
         assert body["state"] == "running" and time.monotonic() < deadline, body
+        time.sleep(0.02)
     connection = asking(url)
     process.send_signal(signal.SIGTERM)
     assert b"event: done" in rest(connection), "what was asked before is answered"
