@@ -77,6 +77,7 @@ def _tandem(setup: Setup, cache: str) -> Contender:
             "TANDEM_WEIGHTS": str(setup.weights),
             "TANDEM_THREADS": str(setup.threads),
             "TANDEM_PASSAGE_CACHE": cache,
+            "TANDEM_PASSAGE_CACHE_MB": str(PROMPT_CACHE_MIB),
             "TANDEM_ANSWER_CACHE": "0",
             # More than any number of clients here: who is sent away is not measured.
             "TANDEM_QUEUE": "1024",
