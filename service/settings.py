@@ -59,7 +59,7 @@ class Settings(BaseSettings):
         description="The mode for a question that names none; `auto` is what won the last comparison, and before any"
         " it is rag+tuned with an active adapter, else rag.",
     )
-    k: int = Field(2, ge=1, le=100, description="Passages a question is answered from; a larger base model reads more.")
+    k: int = Field(2, ge=1, le=100, description="Passages a question is answered from.")
     channel: Literal["hybrid", "dense", "bm25"] = Field(
         "hybrid", description="What passages are searched by: meaning (`dense`), words (`bm25`) or both."
     )
