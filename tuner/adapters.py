@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from indexer.errors import TandemError
 from indexer.folders import file_sha256, write_file
 from tuner.adapterconfig import check_adapter_config
 from tuner.basemodel import BaseModel
+from tuner.encoders import NAME, named_folder
 from tuner.prompt import PROMPT_FINGERPRINT
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -29,7 +29,6 @@ DEFAULT_ADAPTER = "default"
 
 _DEFAULT_FOLDER = Path(__file__).parent / "default"
 _LOG = logging.getLogger(__name__)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py"}
 # A LoRA of rank 64 on every linear layer of an 8B model is about 0.7 GB in float32.
 _MOST_BYTES = 2 << 30
@@ -67,20 +66,15 @@ def adapter_path(home: Path, name: str) -> Path:
 
     Raises TandemError for a name that could leave that folder.
     """
-    if _NAME.fullmatch(name) is None:
-        raise TandemError(
-            f"{name!r} cannot name an adapter.",
-            expected="1 to 64 letters, digits, dots, dashes or underscores, a letter or digit first.",
-            do="Choose another name.",
-        )
-    return _DEFAULT_FOLDER if name == DEFAULT_ADAPTER else home / "adapters" / name
+    folder = named_folder(home / "adapters", name, "an adapter")
+    return _DEFAULT_FOLDER if name == DEFAULT_ADAPTER else folder
 
 
 def list_adapters(home: Path) -> list[AdapterCard]:
     """The default adapter's card, then those under `home` by name. A folder without one is logged and left out."""
     cards = [read_card(_DEFAULT_FOLDER)] if has_default() else []
     for folder in sorted((home / "adapters").glob("*/")):
-        if _NAME.fullmatch(folder.name) is None or folder.name == DEFAULT_ADAPTER:
+        if NAME.fullmatch(folder.name) is None or folder.name == DEFAULT_ADAPTER:
             continue
         try:
             cards.append(replace(read_card(folder), name=folder.name))

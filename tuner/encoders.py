@@ -36,7 +36,7 @@ def check_values(epochs: int, learning_rate: float, batch_size: int, least_batch
 
 
 def named_folder(parent: Path, name: str, what: str) -> Path:
-    """Where the encoder `name` lives under `parent`. Raises TandemError for a name that could leave that folder."""
+    """Where what is called `name` lives under `parent`. Raises TandemError for a name that could leave that folder."""
     if NAME.fullmatch(name) is None:
         raise TandemError(
             f"{name!r} cannot name {what}.",
