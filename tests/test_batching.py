@@ -59,7 +59,7 @@ def said(pieces: Sequence[Piece]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
-def together(asked: Sequence[Any], delay: float = 0.01) -> list[list[Piece]]:
+def together(asked: Sequence[Any], delay: float = 0.002) -> list[list[Piece]]:
     """What each of the iterators gives, all consumed at once by a thread of its own that begins a little later."""
     pieces: list[list[Piece]] = [[] for _ in asked]
     errors: list[BaseException] = []
@@ -363,6 +363,6 @@ def test_real_weights_say_together_what_they_say_alone(weights_cache: Path, shar
     assert len({len(prompt.ids) for prompt in asked}) > 9
     alone, beside = TorchGenerator(base), TorchGenerator(base, at_once=at_once)
     expected = [said(list(alone.generate(prompt, max_tokens=16 + n))) for n, prompt in enumerate(asked)]
-    found = together([beside.generate(prompt, max_tokens=16 + n) for n, prompt in enumerate(asked)], delay=0.7)
+    found = together([beside.generate(prompt, max_tokens=16 + n) for n, prompt in enumerate(asked)], delay=0.25)
     assert [said(pieces) for pieces in found] == expected
     assert max(shared) > 2

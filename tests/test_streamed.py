@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Llam
 
 from tuner import streamed
 from tuner.basemodel import load_base_model
-from tuner.int8 import Int8Head, Int8Linear, Stretching, int8_layer, to_int8
+from tuner.int8 import Int8Head, Int8Linear, int8_layer, to_int8
 from tuner.streamed import load_streamed
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 40, 41, 42]])
@@ -79,10 +79,10 @@ def test_no_layer_is_kept_as_floats_while_the_next_is_read(tmp_path: Path, monke
     replaced: list[weakref.ref[nn.Module]] = []
     alive: list[int] = []
 
-    def noting(linear: nn.Linear, stretching: Stretching) -> Int8Linear:
+    def noting(linear: nn.Linear) -> Int8Linear:
         alive.append(sum(earlier() is not None for earlier in replaced))
         replaced.append(weakref.ref(linear))
-        return int8_layer(linear, stretching)
+        return int8_layer(linear)
 
     monkeypatch.setattr(streamed, "int8_layer", noting)
     assert load_streamed(folder) is not None

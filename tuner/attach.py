@@ -99,6 +99,8 @@ class AttachedAdapters:
         elif not layers:
             self._peft.base_model.enable_adapter_layers()
             self._peft.base_model.set_adapter(key, inference_mode=True)
+        if self._base.compiled:
+            self._base.compiled.use(key)
         self._on = key
 
     def _switched_layers(self) -> list[Any]:
@@ -167,6 +169,9 @@ class AttachedAdapters:
         self._peft.base_model.set_adapter([], inference_mode=True)
         self._peft.delete_adapter(key)
         self._peft.base_model.disable_adapter_layers()
+        if self._base.compiled:
+            self._base.compiled.use(None)
+            self._base.compiled.detach(key)
         self._on, self._layers = None, None
 
     def _attach(self, name: str) -> str:
@@ -202,12 +207,17 @@ class AttachedAdapters:
             self._discard(key)
             raise _does_not_fit(name, f"{len(missing)} tensors are missing, {len(result.unexpected_keys)} are unknown")
         self._peft.eval().requires_grad_(False)
+        if self._base.compiled and not self._base.compiled.attach(key, self._peft):
+            self._discard(key)
+            raise _does_not_fit(name, "with int8 weights on a CPU, only LoRA on attention and feed-forward layers does")
         if self._base.quantisation == "int8" and self._base.device == "cpu":
             from tuner.rowwise import sum_by_rows
 
             sum_by_rows(self._peft, key)
         # What is attached is on at first.
         self._peft.base_model.disable_adapter_layers()
+        if self._base.compiled:
+            self._base.compiled.use(None)
         self._on, self._layers = None, None
         self._keys[name] = key
         self._thresholds[key] = card.refusal_threshold

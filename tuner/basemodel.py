@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from indexer.cores import keep_to_container, told_threads
 from indexer.errors import TandemError
@@ -22,6 +22,9 @@ from indexer.weights import Weights, named_weights
 from tuner.chat import answer_end_id, tokenizer_sha256
 from tuner.conversion import bundled_base_model
 from tuner.quiet import quiet
+
+if TYPE_CHECKING:
+    from tuner.llama import Llama
 
 Quantisation = Literal["none", "int8", "nf4", "auto", "llm-int8"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -32,7 +35,10 @@ _DEFAULT_WINDOW = 2048
 
 @dataclass
 class BaseModel:
-    """A loaded base model. `window` is in tokens; `eos_ids` end an answer; `quantisation` is the one in effect."""
+    """A loaded base model. `window` is in tokens; `eos_ids` end an answer; `quantisation` is the one in effect.
+
+    `compiled` makes the passes of answers in place of `model`, where its kind has such (tuner/llama.py).
+    """
 
     model: Any
     tokenizer: Any
@@ -43,6 +49,7 @@ class BaseModel:
     quantisation: str
     eos_ids: frozenset[int]
     window: int
+    compiled: Llama | None = None
 
 
 def base_model_weights(name: str, cache: Path, report: Report | None = None, *, verify: bool = False) -> Weights:
@@ -95,6 +102,7 @@ def load_base_model(
         quantisation=chosen,
         eos_ids=_eos_ids(model, tokenizer),
         window=int(getattr(model.config, "max_position_embeddings", None) or _DEFAULT_WINDOW),
+        compiled=_compiled(model, report) if chosen == "int8" and place == "cpu" else None,
     )
 
 
@@ -151,6 +159,20 @@ def _load(weights: Weights, quantisation: Quantisation, place: str) -> tuple[Any
             code="unavailable",
         ) from error
     return model, tokenizer
+
+
+def _compiled(model: Any, report: Report | None) -> Llama | None:
+    import torch
+
+    from tuner.llama import Llama, fits
+
+    if not fits(model):
+        return None
+    if report is not None:
+        report("Preparing the model; the first time on a processor this takes a quarter of a minute.")
+    compiled = Llama(model, torch.get_num_threads())
+    compiled.prepare()
+    return compiled
 
 
 def _load_int8(folder: Path, options: dict[str, Any]) -> Any:

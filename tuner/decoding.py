@@ -30,13 +30,15 @@ class Steps:
     def __init__(self, base: BaseModel, room: int) -> None:
         from tuner.stepcache import StepCache
 
-        self.cache = StepCache(base.model.config, room)
+        self.cache: Any = base.compiled.cache(room) if base.compiled else StepCache(base.model.config, room)
         self._base, self._model, self._device = base, base.model, base.device
         # The logits of one position are vocabulary-sized; most models can leave out all but the last.
         self._can_leave_out = "logits_to_keep" in inspect.signature(base.model.forward).parameters
 
     def read(self, ids: Sequence[int], last: int = 1) -> Any:
         """Read `ids` after what was read before; (last, vocabulary) logits of what may follow the last ones."""
+        if self._base.compiled:
+            return self._base.compiled.read(self.cache, ids, last)
         import torch
 
         options: dict[str, Any] = {"logits_to_keep": last} if self._can_leave_out else {}
@@ -77,7 +79,7 @@ def can_draft(base: BaseModel) -> bool:
 
     if not StepCache(base.model.config, 1).is_plain:
         return False
-    if base.device != "cpu":
+    if base.compiled or base.device != "cpu":
         return True
     from tuner.rowwise import attend_by_rows
 
@@ -86,7 +88,15 @@ def can_draft(base: BaseModel) -> bool:
 
 def greedy(logits: Any) -> int:
     """The most likely token of (vocabulary,) logits."""
-    return int(logits.argmax())
+    return most_likely(logits[None])[0]
+
+
+def most_likely(logits: Any) -> list[int]:
+    """The most likely token of each row of (n, vocabulary) logits."""
+    if logits.device.type == "cpu" and logits.dtype.itemsize == 4:
+        # NumPy has one thread; PyTorch wakes others for so few numbers, and they keep the cores from the next step.
+        return [int(token) for token in logits.numpy().argmax(axis=-1)]
+    return [int(token) for token in logits.argmax(dim=-1)]
 
 
 def chosen_tokens(steps: Steps, logits: Any, choose: Choose) -> Iterator[int]:
@@ -106,7 +116,7 @@ def greedy_tokens(steps: Steps, logits: Any, prompt: Sequence[int], room: int) -
         lookup.push(token)
         room -= 1
         draft = lookup.draft(room - 1)
-        likely = steps.read((token, *draft), len(draft) + 1).argmax(dim=-1).tolist()
+        likely = most_likely(steps.read((token, *draft), len(draft) + 1))
         accepted = 0
         while accepted < len(draft) and likely[accepted] == draft[accepted]:
             accepted += 1

@@ -1,104 +1,99 @@
-"""Dynamic int8 linear layers for the CPU: y = x W^T + b with W in int8, one scale a row, x quantised as it comes.
+"""Int8 linear layers for the CPU: y = x W^T + b with W in int8, one scale a row, x in floats or rounded as it comes.
 
-Through PyTorch's operators (fbgemm) instead of `quantize_dynamic`, for four reasons:
-- that function makes modules which are not `nn.Linear`, so PEFT cannot attach to them. `Int8Linear` is one: PEFT
-  wraps it like any other and adds the float LoRA product to its output. What it cannot carry is anything that reads
-  or copies the weight (merge, DoRA, modules_to_save); nor has it a gradient, so it is not tuned over;
-- the operator has one scale for all activations of a call. Language models have a few tokens with activations
-  hundreds of times larger than the rest, which leaves nothing for the others. Here each token is stretched
-  to [0, 1] first and the product is shifted back, so each token has steps of its own and a token's result is the
-  same alone and beside others, which checking several drafted tokens at once (tuner/decoding.py) relies on;
-- layers that narrow (the end of a feed-forward block, keys and values) get activations of 16 bits, as two products
-  over the same weights: the former have the largest outliers, the latter are read by every later token;
-- the output layer only has to name the best token: see `Int8Head`.
-Measured on the bundled model against float32, 500 tokens each of a licence, a manual and two technical texts, mean KL
-divergence 0.008 and 94 % the same best token. With 8 bits in every layer 0.032 and 91 %, with nf4 0.28 and 70 %;
-with one scale a call, on 1,000 tokens of one of them, 0.47 and 59 %.
+Not `quantize_dynamic`: that makes modules which are not `nn.Linear`, so PEFT cannot attach to them. `Int8Linear` is
+one: PEFT wraps it like any other and adds the float LoRA product to its output. What it cannot carry is anything that
+reads or copies the weight (merge, DoRA, modules_to_save); nor has it a gradient, so it is not tuned over.
 
-Notation: i in_features, o out_features.
+- A few tokens, as in every step of an answer, are multiplied as floats (tuner/kernels.py): a step waits for the
+  weights to come from memory anyway.
+- Many tokens are rounded, each with a step of its own. Language models have a few tokens with activations hundreds of
+  times larger than the rest, and one scale for all would leave nothing for the others. Layers that narrow (the end
+  of a feed-forward block, keys and values) get them in two parts, coarse and rest, over the same weights: the former
+  have the largest outliers, the latter are read by every later token.
+- Processors without instructions for int8 (VNNI) add up pairs of such products in 16 bits, which overflows, so there
+  many tokens are multiplied as floats, too.
+- The output layer only has to name the best token: see `Int8Head`.
+
+Llamas do not come through here (tuner/llama.py); they have the same weights, and the same products in fewer passes.
+
+Notation: m rows (tokens), i in_features, o out_features.
 """
 
 from __future__ import annotations
 
-import warnings
-from typing import cast
-
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tuner.kernels import few_rows
+
+# Up to so many tokens are taken row by row; a draft with the token before it is shorter.
+MOST_ROWS = 16
 _TINY = torch.finfo(torch.float32).tiny
 # Entries of the output layer that are computed exactly. The best float token was never below rank 4 of int8.
 _SHORTLIST = 64
-_ROWS_SUMMED = 4096
-# Rows for which one call is faster than two.
-_FEW = 2
+# Rows that are made floats at once.
+_ROWS_WIDENED = 4096
 
 
 class Int8Linear(nn.Linear):
-    """A drop-in for a float `nn.Linear`: (..., i) float32 -> (..., o) float32."""
+    """A drop-in for a float `nn.Linear`: (..., i) float32 -> (..., o) float32. `values` (o, i) int8, `scales` (o,)."""
 
-    def __init__(self, linear: nn.Linear, *, fine: bool = False, stretching: Stretching | None = None) -> None:
+    def __init__(self, linear: nn.Linear, *, fine: bool = False) -> None:
         nn.Module.__init__(self)
         self.in_features = linear.in_features
         self.out_features = linear.out_features
         # No values: PEFT reads only the device and dtype, to place its own matrices.
         self.weight = nn.Parameter(torch.empty(0), requires_grad=False)
         self.register_parameter("bias", None)
-        self._packed, sums = _pack(linear.weight.detach())
-        self._sums, self._half_sums = sums, sums / 2
+        self.values, self.scales = _rounded(linear.weight.detach())
         # A copy, so that nothing here keeps the memory of the float model.
         self._bias = None if linear.bias is None else linear.bias.detach().clone()
-        # Without VNNI the kernel sums pairs of products in int16, which overflows unless activations keep to 7 bits.
-        self._seven_bits = not torch.cpu._is_vnni_supported()
-        self._steps = 127 if self._seven_bits else 255
         self._fine = fine
-        self._stretching = stretching or Stretching()
+        self._is_fast = torch.cpu._is_vnni_supported()
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether something is added to the product."""
+        return self._bias is not None
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., i) -> (..., o). A row's result does not depend on the rows beside it."""
-        # x = low + spread * u with u in [0, 1], so W x = low * (row sums of W) + spread * W u.
-        unit, low, spread = self._stretching.unit(input)
-        product = self._multiply_fine(unit) if self._fine else self._multiply(unit)
-        # In place, for many rows: a pass over memory that is not in the cache costs a tenth of the product.
-        product = product.mul_(spread).addcmul_(low, self._sums)
-        return product if self._bias is None else product.add_(self._bias)
+        """(..., i) -> (..., o). A row's result does not depend on the rows beside it where they are few."""
+        rows = input.reshape(-1, self.in_features)
+        # One token each of several requests is always taken by rows, however many there are.
+        if len(rows) <= MOST_ROWS or input.shape[-2] == 1:
+            product = self._few(rows)
+        elif self._is_fast:
+            product = self._many(rows)
+        else:
+            product = self._many_floats(rows)
+        if self._bias is not None:
+            product += self._bias
+        return product.reshape(*input.shape[:-1], self.out_features)
 
-    def _multiply(self, unit: Tensor) -> Tensor:
-        return cast(Tensor, torch.ops.quantized.linear_dynamic(unit, self._packed, self._seven_bits))
+    def _few(self, rows: Tensor) -> Tensor:
+        product = rows.new_empty((len(rows), self.out_features))
+        x = rows.detach().contiguous().numpy()
+        few_rows(self.values.numpy(), self.scales.numpy(), x, product.numpy(), 0, self.out_features)
+        return product
 
-    def _multiply_fine(self, unit: Tensor) -> Tensor:
-        # u = coarse + (v - 1/2) / steps: what rounding took away is stretched to [0, 1] and multiplied as well.
-        coarse, rest = self._multiply(self._stretching.halves(unit, self._steps))
-        return cast(Tensor, coarse.add_(rest.sub_(self._half_sums), alpha=1 / self._steps))
+    def _many(self, rows: Tensor) -> Tensor:
+        # x = middle + step (coarse + rest / 253), so W x = middle (row sums of W) + step W (coarse + rest / 253).
+        low, high = rows.amin(dim=1, keepdim=True), rows.amax(dim=1, keepdim=True)
+        step, middle = ((high - low) / 254).clamp_min_(_TINY), (low + high) / 2
+        shares = (rows - middle).div_(step)
+        coarse = shares.round()
+        product = torch._int_mm(coarse.to(torch.int8), self.values.t()).float()
+        if self._fine:
+            rest = shares.sub_(coarse).mul_(253).round_()
+            product += torch._int_mm(rest.to(torch.int8), self.values.t()) / 253
+        sums = self.values.sum(dim=1, dtype=torch.float32)
+        return product.mul_(step).add_(middle * sums).mul_(self.scales)
 
-
-class Stretching:
-    """Rows stretched to [0, 1]; the last result is kept, because several layers read the same input."""
-
-    def __init__(self) -> None:
-        self._unit: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
-        self._halves: tuple[Tensor, Tensor] | None = None
-
-    def unit(self, input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(..., i) -> the rows stretched to [0, 1] (..., i), their lowest values (..., 1), their ranges (..., 1)."""
-        kept = self._unit
-        if kept is None or kept[0] is not input:
-            low, high = _extremes(input)
-            spread = (high - low).clamp_min(_TINY)
-            kept = (input, ((input - low).div_(spread), low, spread))
-            self._unit = kept
-        return kept[1]
-
-    def halves(self, unit: Tensor, steps: int) -> Tensor:
-        """(..., i) -> (2, ..., i): rounded to `steps`, and what that took away; both fill [0, 1] and no more."""
-        kept = self._halves
-        if kept is None or kept[0] is not unit:
-            both = unit.new_empty((2, *unit.shape))
-            coarse = torch.mul(unit, steps, out=both[0]).round_().div_(steps)
-            torch.sub(unit, coarse, out=both[1]).mul_(steps).add_(0.5).clamp_(0, 1)
-            kept = (unit, both)
-            self._halves = kept
-        return kept[1]
+    def _many_floats(self, rows: Tensor) -> Tensor:
+        starts = range(0, self.out_features, _ROWS_WIDENED)
+        parts = [slice(start, start + _ROWS_WIDENED) for start in starts]
+        return torch.cat([rows @ self.values[part].float().t() * self.scales[part] for part in parts], dim=1)
 
 
 class Int8Head(Int8Linear):
@@ -115,59 +110,42 @@ class Int8Head(Int8Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., i) -> (..., o)."""
-        logits = super().forward(input)
-        best = logits.topk(min(_SHORTLIST, self.out_features), dim=-1).indices
-        exact = (self._tied[0][best] @ input.unsqueeze(-1)).squeeze(-1)
-        if self._bias is not None:
-            exact = exact + self._bias[best]
-        return logits.scatter(-1, best, exact)
+        return exact_best(super().forward(input), input, self._tied[0], self._bias)
 
 
-def _extremes(input: Tensor) -> tuple[Tensor, Tensor]:
-    """(..., i) -> the lowest and the highest value of each row (..., 1)."""
-    if input.numel() <= _FEW * input.shape[-1]:
-        return input.aminmax(dim=-1, keepdim=True)
-    # `aminmax` over rows is not vectorised: for many of them it takes eight times as long as the two.
-    return input.amin(dim=-1, keepdim=True), input.amax(dim=-1, keepdim=True)
+def exact_best(logits: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Logits (..., o), the largest ones computed again from the states (..., i) and the float weights (o, i)."""
+    best = logits.topk(min(_SHORTLIST, logits.shape[-1]), dim=-1).indices
+    exact = (weight[best].float() @ states.unsqueeze(-1)).squeeze(-1)
+    if bias is not None:
+        exact = exact + bias[best]
+    return logits.scatter(-1, best, exact)
 
 
 def to_int8(model: nn.Module) -> None:
     """Replace every linear layer of `model` in place."""
-    stretching = Stretching()
     for parent in list(model.modules()):
         embeddings = [child.weight for child in parent.modules() if isinstance(child, nn.Embedding)]
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
                 tied = any(child.weight is weight for weight in embeddings)
-                setattr(parent, name, Int8Head(child) if tied else int8_layer(child, stretching))
+                setattr(parent, name, Int8Head(child) if tied else int8_layer(child))
 
 
-def int8_layer(linear: nn.Linear, stretching: Stretching) -> Int8Linear:
-    """What takes the place of `linear`; the layers of one model share `stretching`."""
-    return Int8Linear(linear, fine=linear.in_features > linear.out_features, stretching=stretching)
+def int8_layer(linear: nn.Linear) -> Int8Linear:
+    """What takes the place of `linear`."""
+    return Int8Linear(linear, fine=linear.in_features > linear.out_features)
 
 
-def _pack(weight: Tensor) -> tuple[object, Tensor]:
-    """(o, i) float -> the kernel's packed weights, and the sums (o,) of their rows. Scale of a row = max |w| / 127."""
-    weight = weight.float()
-    low, high = weight.amin(dim=1), weight.amax(dim=1)
-    scales = (torch.maximum(high, -low) / 127).clamp_min(_TINY)
-    zeros = torch.zeros(len(scales), dtype=torch.long)
-    with warnings.catch_warnings():
-        # PyTorch announces that quantised tensors will leave; the pinned release has them, and they are the fast path.
-        warnings.filterwarnings("ignore", message="[\\s\\S]*quantized tensor creation functions")
-        rows = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-        # In parts: a sum first makes eight bytes of every one.
-        whole = rows.int_repr()
-        sums = torch.cat(
-            [whole[start : start + _ROWS_SUMMED].sum(dim=1) for start in range(0, len(whole), _ROWS_SUMMED)]
-        )
-        del whole
-        engines, before = torch.backends.quantized.supported_engines, torch.backends.quantized.engine
-        try:
-            # For one row, as in every step of an answer, it takes a third of the time of PyTorch's own choice (oneDNN).
-            if "fbgemm" in engines:
-                torch.backends.quantized.engine = "fbgemm"
-            return torch.ops.quantized.linear_prepack(rows, None), sums * scales
-        finally:
-            torch.backends.quantized.engine = before
+def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(o, i) float -> values (o, i) int8 and the scales (o,) of their rows: max |w| / 127."""
+    # NumPy asks the system for large pages. Reading the weights is what a step waits for, and takes half as long then.
+    values = torch.from_numpy(np.empty(tuple(weight.shape), np.int8))
+    scales = torch.empty(len(weight))
+    # In parts: the whole output layer as floats is the largest thing that was ever in memory.
+    for start in range(0, len(weight), _ROWS_WIDENED):
+        part = weight[start : start + _ROWS_WIDENED].float()
+        scale = (part.abs().amax(dim=1) / 127).clamp_min(_TINY)
+        values[start : start + _ROWS_WIDENED] = (part / scale[:, None]).round_()
+        scales[start : start + _ROWS_WIDENED] = scale
+    return values, scales

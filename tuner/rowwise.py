@@ -19,8 +19,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-# Up to so many tokens are taken row by row; a draft with the token before it is shorter.
-MOST_ROWS = 16
+from tuner.int8 import MOST_ROWS
+
 _NAME = "tandem_rows"
 
 

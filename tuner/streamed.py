@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from indexer.freed import give_back
-from tuner.int8 import Int8Head, Stretching, int8_layer
+from tuner.int8 import Int8Head, int8_layer
 
 _ONE_FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -42,7 +42,7 @@ def load_streamed(folder: Path) -> Any | None:
     tied = set(getattr(model, "all_tied_weights_keys", {}))
     if set(files) != set(model.state_dict()) - tied:
         return None
-    stretching, freed, tied_done = Stretching(), 0, False
+    freed, tied_done = 0, False
     for path in _embeddings_first(model):
         if not (tied_done or isinstance(model.get_submodule(path), nn.Embedding)):
             # The largest product of all is packed while little else is in memory.
@@ -60,7 +60,7 @@ def load_streamed(folder: Path) -> Any | None:
             _put(module, part, value.to(torch.float32, copy=not isinstance(module, nn.Linear | nn.Embedding)))
         if is_linear:
             parent, _, name = path.rpartition(".")
-            setattr(model.get_submodule(parent), name, int8_layer(module, stretching))
+            setattr(model.get_submodule(parent), name, int8_layer(module))
             freed += module.in_features * module.out_features
             if freed > _FREED:
                 give_back()

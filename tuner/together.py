@@ -76,6 +76,8 @@ class _SharedCache(DynamicCache):  # type: ignore[misc]
 
 def read_together(base: BaseModel, parts: Sequence[Part]) -> list[Tensor]:
     """The logits that follow each id of each part: a (len(ids), vocabulary) tensor a part. Only of plain caches."""
+    if base.compiled:
+        return base.compiled.read_together([(part.cache, part.ids) for part in parts])
     ids = [token for part in parts for token in part.ids]
     places = [part.cache.length + place for part in parts for place in range(len(part.ids))]
     cache = _SharedCache(parts)
@@ -92,6 +94,8 @@ def read_together(base: BaseModel, parts: Sequence[Part]) -> list[Tensor]:
 
 def can_read_together(base: BaseModel) -> bool:
     """Whether several requests can share a pass of this model: tried on two, against reading them one by one."""
+    if base.compiled:
+        return True
     steps = [Steps(base, 8) for _ in range(4)]
     if not steps[0].cache.is_plain or not attend_by_rows(base.model):
         return False

@@ -1,0 +1,307 @@
+"""The compiled pass of a Llama against the library's in float32, and its loops against NumPy."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from small_models import save_small_model
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from tuner.attach import AttachedAdapters
+from tuner.basemodel import BaseModel, load_base_model
+from tuner.crew import Crew, crew_of
+from tuner.decoding import Steps
+from tuner.int8 import Int8Head, Int8Linear, to_int8
+from tuner.kernels import attend, exponentials, few_rows, meet, silu_times
+from tuner.llama import Llama, _cuts, fits
+from tuner.llamaprompt import Product, Rounded, round_normed, update
+from tuner.quiet import quiet
+
+IDS = [5, 6, 7, 8, 9, 40, 41, 42, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 30, 31, 33, 36, 39, 44]
+
+
+def llama(**options: Any) -> LlamaForCausalLM:
+    torch.manual_seed(1)
+    sizes: dict[str, Any] = {
+        "vocab_size": 300,
+        "hidden_size": 96,
+        "intermediate_size": 160,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.2,
+    }
+    return LlamaForCausalLM(LlamaConfig(**(sizes | options))).eval()
+
+
+def both(threads: int = 1, **options: Any) -> tuple[LlamaForCausalLM, Llama]:
+    """A model in float32 with the weights that int8 can tell, and the compiled pass of its int8 copy."""
+    copy, floats = llama(**options), llama(**options)
+    to_int8(copy)
+    widen(floats, copy)
+    return floats, Llama(copy, threads)
+
+
+@torch.no_grad()
+def widen(floats: Any, copy: Any) -> None:
+    """Give `floats` the values of the int8 layers of `copy`, but for a head that is the embedding."""
+    for (_, layer), (_, rounded) in zip(floats.named_modules(), copy.named_modules(), strict=True):
+        if isinstance(rounded, Int8Linear) and not isinstance(rounded, Int8Head):
+            layer.weight.copy_(rounded.values.float() * rounded.scales[:, None])
+
+
+def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Of logits, in standard deviations of the expected ones. Another token in one place makes more than 1."""
+    return float((found - expected).abs().max() / expected.std())
+
+
+@torch.inference_mode()
+def logits_of(model: Any, ids: list[int]) -> torch.Tensor:
+    found: torch.Tensor = model(torch.tensor([ids])).logits[0]
+    return found
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("parts", [(25,), (20, 5), (3, 22), (1,) * 25, (16, 1, 8)])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_logits_are_those_of_the_library_in_floats(threads: int, parts: tuple[int, ...], tied: bool) -> None:
+    floats, compiled = both(threads, tie_word_embeddings=tied)
+    cache, found, start = compiled.cache(4), [], 0
+    for size in parts:
+        found.append(compiled.read(cache, IDS[start : start + size], size))
+        start += size
+    assert cache.length == 25
+    # Many tokens are rounded as well; the logits of a head that is the embedding are int8's, but for the largest.
+    most = 0.25 if max(parts) > 16 else 0.05 if tied else 1e-4
+    assert distance(torch.cat(found), logits_of(floats, IDS)) < most
+    assert distance(logits_of(floats, IDS[1:]), logits_of(floats, IDS)[1:]) > 1, "otherwise this shows nothing"
+
+
+@pytest.mark.parametrize("options", [{"rope_theta": 100.0}, {"num_key_value_heads": 6}, {"head_dim": 32}])
+def test_shapes_and_rotations_come_from_the_configuration(options: dict[str, Any]) -> None:
+    floats, compiled = both(2, **options)
+    cache = compiled.cache(30)
+    found = torch.cat([compiled.read(cache, [token]) for token in IDS])
+    assert distance(found, logits_of(floats, IDS)) < 0.05
+    assert distance(compiled.read(compiled.cache(9), IDS, 25), found) < 0.3
+
+
+def test_few_tokens_are_closer_than_many() -> None:
+    """They are multiplied as floats: only the weights are rounded."""
+    floats, compiled = both()
+    expected, one = logits_of(floats, IDS), compiled.cache(30)
+    few = torch.cat([compiled.read(one, [token]) for token in IDS])
+    many = compiled.read(compiled.cache(30), IDS, 25)
+    assert distance(few, expected) < 0.1 * distance(many, expected)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"], ["down_proj"]])
+def test_an_adapter_adds_what_peft_adds(tmp_path: Path, targets: Any) -> None:
+    copy = llama()
+    to_int8(copy)
+    compiled = Llama(copy, 2)
+    config = LoraConfig(r=4, lora_alpha=12, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
+    torch.manual_seed(3)
+    floats = llama()
+    widen(floats, copy)
+    with quiet():
+        oracle: Any = get_peft_model(floats, config).eval()
+        attached: Any = get_peft_model(copy, config).eval()
+    for one, other in zip(oracle.named_parameters(), attached.named_parameters(), strict=True):
+        if "lora_" in one[0]:
+            assert one[0] == other[0]
+            other[1].data = one[1].data.clone()
+    assert compiled.attach("default", attached)
+    with oracle.disable_adapter():
+        plain = logits_of(oracle, IDS)
+    expected = logits_of(oracle, IDS)
+    assert distance(plain, expected) > 0.5, "otherwise this shows nothing"
+    for key, wanted in (("default", expected), (None, plain), ("default", expected)):
+        compiled.use(key)
+        cache = compiled.cache(30)
+        assert distance(torch.cat([compiled.read(cache, [token]) for token in IDS]), wanted) < 0.1
+        assert distance(compiled.read(compiled.cache(30), IDS, 25), wanted) < 0.5
+
+
+def test_an_adapter_on_other_layers_is_not_taken(tmp_path: Path) -> None:
+    copy = llama(tie_word_embeddings=False)
+    to_int8(copy)
+    compiled = Llama(copy, 1)
+    with quiet():
+        attached = get_peft_model(copy, LoraConfig(r=4, target_modules=["q_proj", "lm_head"]))
+    assert not compiled.attach("default", attached)
+
+
+def test_only_plain_llamas_have_a_compiled_pass() -> None:
+    """Biases, other activations and other families are left to the library."""
+    assert fits_as_int8(llama())
+    assert not fits_as_int8(llama(attention_bias=True))
+    assert not fits_as_int8(llama(hidden_act="gelu"))
+    assert not fits(llama())
+    assert not fits_as_int8(GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=32, n_layer=1, n_head=2)))
+
+
+def fits_as_int8(model: Any) -> bool:
+    to_int8(model)
+    return fits(model)
+
+
+def test_requests_of_different_lengths_share_a_pass(tmp_path: Path) -> None:
+    """Each has the bits that it has alone."""
+    _, compiled = both(2)
+    alone, beside = [[compiled.cache(40) for _ in range(3)] for _ in range(2)]
+    begun, then = (IDS[:20], IDS[3:21], IDS[5:7]), (IDS[:1], IDS[4:7], IDS[9:11])
+    for caches in (alone, beside):
+        for cache, ids in zip(caches, begun, strict=True):
+            compiled.read(cache, ids)
+    expected = [compiled.read(cache, ids, len(ids)) for cache, ids in zip(alone, then, strict=True)]
+    found = compiled.read_together(list(zip(beside, then, strict=True)))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert [cache.length for cache in beside] == [21, 21, 4]
+
+
+def test_a_cache_takes_back_copies_and_joins() -> None:
+    _, compiled = both()
+    cache = compiled.cache(2)
+    compiled.read(cache, IDS[:20])
+    expected = compiled.read(cache, IDS[20:22], 2)
+    cache.take_back(2)
+    other = compiled.cache(1)
+    other.join(cache.copy(0, 20))
+    assert torch.equal(compiled.read(cache, IDS[20:22], 2), expected)
+    assert torch.equal(compiled.read(other, IDS[20:22], 2), expected)
+
+
+def test_a_loaded_model_answers_through_it(tmp_path: Path) -> None:
+    folder = save_small_model(tmp_path / "model")
+    base: BaseModel = load_base_model(str(folder), cache=tmp_path, device="cpu", quantisation="int8")
+    plain: BaseModel = load_base_model(str(folder), cache=tmp_path, device="cpu", quantisation="none")
+    assert base.compiled is not None
+    assert plain.compiled is None
+    AttachedAdapters(base)
+    widen(plain.model, base.model)
+    one, other = Steps(base, 30), Steps(plain, 30)
+    assert distance(torch.cat([one.read([token]) for token in IDS]), other.read(IDS, 25)) < 0.1
+
+
+@pytest.mark.parametrize("size", [1, 7, 700])
+def test_the_loops_are_numpys(size: int) -> None:
+    rng = np.random.default_rng(size)
+    bits = np.empty(max(size, 64), np.int32)
+    x = (rng.normal(size=size) * 20).astype(np.float32)
+    found = x.copy()
+    total = exponentials(found, size, x.max(), bits)
+    expected = np.exp(x.astype(np.float64) - x.max())
+    np.testing.assert_allclose(found, np.maximum(expected, np.exp(-87.4)), rtol=1e-5, atol=1e-37)
+    np.testing.assert_allclose(total, expected.sum(), rtol=1e-5)
+    gate, up, out = x * 10, rng.normal(size=size).astype(np.float32), np.empty(size, np.float32)
+    silu_times(gate, up, out, bits)
+    wide = gate.astype(np.float64)
+    np.testing.assert_allclose(out, wide / (1 + np.exp(-np.maximum(wide, -80))) * up, rtol=1e-5, atol=1e-30)
+    query, seen = rng.normal(size=64).astype(np.float32), np.empty(64, np.float32)
+    keys, values = (rng.normal(size=(size + 3, 64)).astype(np.float32) for _ in range(2))
+    attend(query, keys, values, size, np.empty(size, np.float32), bits, seen)
+    scores = keys[:size].astype(np.float64) @ query / 8
+    shares = np.exp(scores - scores.max())
+    np.testing.assert_allclose(seen, shares @ values[:size] / shares.sum(), rtol=2e-5, atol=2e-6)
+
+
+def test_rounding_loses_less_than_half_a_step() -> None:
+    """And with the rest, a five hundredth of one."""
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(5, 48)) * rng.uniform(0.1, 50, size=(5, 1)) + 3).astype(np.float32)
+    x[4] = 2.5  # a row of one value has no range
+    floats, grids = np.empty_like(x), np.empty((5, 2), np.float32)
+    coarse, rest = np.empty(x.shape, np.int8), np.empty(x.shape, np.int8)
+    rounded = Rounded(floats, coarse, rest, grids)
+    round_normed(x, np.ones(48, np.float32), np.float32(0), rounded, True)
+    np.testing.assert_allclose(floats, x / np.sqrt((x**2).mean(axis=1, keepdims=True)), rtol=1e-5)
+    step, middle = grids[:, :1], grids[:, 1:]
+    assert np.abs(middle + step * coarse - floats).max() <= step.max() * 0.501
+    assert (np.abs(middle + step * (coarse + rest / 253) - floats) <= step * 0.0025 + 1e-6).all()
+    weights = rng.integers(-127, 128, size=(7, 48)).astype(np.int8)
+    scales = rng.uniform(0.01, 0.02, size=7).astype(np.float32)
+    whole, fine = (part.astype(np.int32) @ weights.T.astype(np.int32) for part in (coarse, rest))
+    start = rng.normal(size=(5, 7)).astype(np.float32)
+    sums, out = weights.sum(axis=1).astype(np.float32), start.copy()
+    update(out, Product(whole, fine, grids, sums, scales, np.empty((0, 0), np.float32)), np.empty(7, np.float32))
+    expected = floats @ (weights * scales[:, None]).T
+    np.testing.assert_allclose(out - start, expected, atol=2e-2 * np.abs(expected).max() / 10)
+    few = np.empty((5, 7), np.float32)
+    few_rows(weights, scales, floats, few, 0, 7)
+    np.testing.assert_allclose(few, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("before", "tokens", "threads"), [(0, 100, 2), (700, 17, 3), (0, 2, 4), (5, 1000, 2)])
+def test_a_prompt_is_cut_into_parts_of_the_same_work(before: int, tokens: int, threads: int) -> None:
+    cuts = _cuts(before, tokens, threads)
+    assert cuts[0] == 0
+    assert cuts[-1] == tokens
+    assert list(cuts) == sorted(cuts)
+    assert len(cuts) == threads + 1
+    if tokens >= 100:
+        first, last = cuts[1] - cuts[0], cuts[-1] - cuts[-2]
+        assert last <= first <= last * 3
+
+
+def test_the_crew_shares_work_and_hands_errors_on() -> None:
+    crew = Crew(3)
+    found: list[int] = []
+    crew.do(found.append)
+    assert sorted(found) == [0, 1, 2]
+
+    def fail(number: int) -> None:
+        if number == 1:
+            raise ValueError("one of three")
+
+    with pytest.raises(ValueError, match="one of three"):
+        crew.do(fail)
+    crew.do(found.append)
+    assert len(found) == 6
+    assert crew_of(2) is crew_of(2)
+
+
+def test_the_crew_has_one_thread_of_pytorch_each_and_others_have_theirs() -> None:
+    usual, counts = torch.get_num_threads(), list[int]()
+    Crew(2).do(lambda number: counts.append(torch.get_num_threads()))
+    assert counts == [1, 1]
+    assert torch.get_num_threads() == usual
+    new = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
+    new.start()
+    new.join()
+    assert counts[-1] == usual
+
+
+def test_threads_meet_as_often_as_they_are_told() -> None:
+    crew, order = Crew(3), list[tuple[int, int]]()
+
+    def work(number: int) -> None:
+        for turn in range(50):
+            order.append((turn, number))
+            meet(crew.counters, 3)
+
+    crew.do(work)
+    assert [turn for turn, _ in order] == [turn for turn in range(50) for _ in range(3)]
+
+
+def test_a_share_that_fails_lets_the_others_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, compiled = both(3)
+    before = compiled.read(compiled.cache(30), IDS)
+    read_rows = compiled._read_rows
+
+    def failing(number: int, prompt: Any) -> None:
+        if number == 0:
+            raise MemoryError("no room")
+        read_rows(number, prompt)
+
+    monkeypatch.setattr(compiled, "_read_rows", failing)
+    with pytest.raises(MemoryError, match="no room"):
+        compiled.read(compiled.cache(30), IDS)
+    monkeypatch.undo()
+    assert torch.equal(compiled.read(compiled.cache(30), IDS), before)

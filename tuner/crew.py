@@ -1,0 +1,74 @@
+"""Threads that do one piece of work together, each its share: one for each core the model may use.
+
+PyTorch's own threads share every single operation, and meet after each; over small ones that costs as much as they
+take. Here the work is cut once: a thread has its rows through a whole layer, and PyTorch in it uses no others.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import cache
+from queue import SimpleQueue
+
+import numpy as np
+
+Work = Callable[[int], None]
+
+
+class Crew:
+    """`size` threads that wait for work. `counters` (1 + size,) int64 are for them to wait for each other by."""
+
+    def __init__(self, size: int) -> None:
+        import torch
+
+        self.size = size
+        self.counters = np.zeros(1 + size, np.int64)
+        self._lock = threading.Lock()
+        self._inboxes = [SimpleQueue[Work]() for _ in range(size)]
+        self._done = SimpleQueue[BaseException | None]()
+        usual = torch.get_num_threads()
+        for number, inbox in enumerate(self._inboxes):
+            arguments = (number, inbox, self._done)
+            threading.Thread(target=_serve, args=arguments, name=f"tandem-crew-{number}", daemon=True).start()
+            self._done.get()
+        # The last count that was set is the one that new threads get.
+        restorer = threading.Thread(target=torch.set_num_threads, args=(usual,))
+        restorer.start()
+        restorer.join()
+
+    def do(self, work: Work) -> None:
+        """Call work(number) in every thread, wait for all of them, and raise the error of one that failed."""
+        with self._lock:
+            for inbox in self._inboxes:
+                inbox.put(work)
+            errors = [self._done.get() for _ in self._inboxes]
+        for error in errors:
+            if error is not None:
+                raise error
+
+
+@cache
+def crew_of(size: int) -> Crew:
+    """The crew of this size in this process."""
+    return Crew(size)
+
+
+def _serve(number: int, inbox: SimpleQueue[Work], done: SimpleQueue[BaseException | None]) -> None:
+    import torch
+
+    # A thread takes the usual count when it first looks at it; only then can it have its own.
+    torch.get_num_threads()
+    torch.set_num_threads(1)
+    done.put(None)
+    while True:
+        work = inbox.get()
+        error: BaseException | None = None
+        try:
+            with torch.inference_mode():
+                work(number)
+        except BaseException as raised:  # it is raised where the work was asked for
+            error = raised
+        # What the work holds on to is not kept until the next piece comes.
+        del work
+        done.put(error)

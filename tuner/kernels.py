@@ -1,0 +1,233 @@
+"""The inner loops of the int8 forward pass on a CPU, compiled by Numba: what PyTorch takes many small calls for.
+
+Compiled at first use and kept in Numba's cache, for the processor they run on. None of them holds the interpreter's
+lock, so each of a crew of threads (tuner/crew.py) runs one of them on its share of the rows.
+Weights are int8 with one scale a row; `few_rows` multiplies them with floats, so a row's result is the same, bit for
+bit, alone and beside others, which checking drafts (tuner/decoding.py) and sharing passes (tuner/batching.py) rely on.
+
+Notation: m rows (tokens), i in features, o out features, d dimensions of a head, r rank of an adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+# Looks at a counter before the processor is offered to other threads.
+_PATIENCE = 2_000
+_yield = types.ExternalFunction("sched_yield", types.int32())
+_LOG2_E, _LN_2_HIGH, _LN_2_LOW = np.float32(1.4426950408889634), np.float32(0.693359375), np.float32(-2.12194440e-4)
+_SMALLEST = np.float32(-87.0)
+TINY = np.float32(1.1754944e-38)
+
+
+def _builtin(function: Callable[..., Any]) -> Any:
+    declared: Any = intrinsic
+    return declared(function)
+
+
+def compiled(function: Function) -> Function:
+    """The function as machine code, kept in a file where one can be written; its types are those of its first call."""
+    # Sums in any order, and no heed of minus zero; what is not a number stays so.
+    options: Any = {"nogil": True, "fastmath": {"reassoc", "nsz", "arcp", "contract"}}
+    try:
+        return cast(Function, njit(cache=True, **options)(function))
+    except RuntimeError:
+        # Neither this package's folder nor the user's cache can be written: it is compiled at every start.
+        return cast(Function, njit(**options)(function))
+
+
+@_builtin
+def _add_one(context: Any, counters: Any, place: Any) -> Any:
+    """counters[place] += 1 as one step that all threads see; everything written before it is seen as well."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _pointer(context, builder, signature, arguments)
+        return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "seq_cst")
+
+    return types.int64(counters, place), build
+
+
+@_builtin
+def _look(context: Any, counters: Any, place: Any) -> Any:
+    """counters[place] as it is in memory now."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load_atomic(_pointer(context, builder, signature, arguments), "acquire", 8)
+
+    return types.int64(counters, place), build
+
+
+def _pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    array = context.make_array(signature.args[0])(context, builder, arguments[0])
+    return builder.gep(array.data, [arguments[1]])
+
+
+@_builtin
+def as_pointer(context: Any, address: Any) -> Any:
+    """A whole number as the address of floats."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), build
+
+
+@compiled
+def meet(counters: Any, threads: int) -> None:
+    """Go on when all `threads` are here. `counters` (1,) int64 only ever grows."""
+    if threads == 1:
+        return
+    target = (_add_one(counters, 0) // threads + 1) * threads
+    wait_for(counters, 0, target)
+
+
+@compiled
+def wait_for(counters: Any, place: int, target: int) -> None:
+    """Go on when counters[place] is `target` or more."""
+    looks = 0
+    while _look(counters, place) < target:
+        looks += 1
+        if looks > _PATIENCE:
+            _yield()
+
+
+@compiled
+def count(counters: Any, place: int) -> None:
+    """Add one to counters[place]; whoever waits for it sees what was written before."""
+    _add_one(counters, place)
+
+
+@compiled
+def share(thread: int, threads: int, size: int) -> tuple[int, int]:
+    """The part of range(size) that is this thread's."""
+    return size * thread // threads, size * (thread + 1) // threads
+
+
+@compiled
+def dot(one: Any, other: Any) -> Any:
+    """The product of two rows (n,) of floats."""
+    total = np.float32(0)
+    for place in range(one.shape[0]):
+        total += one[place] * other[place]
+    return total
+
+
+@compiled
+def _dot_int8(weights: Any, x: Any) -> Any:
+    total = np.float32(0)
+    for place in range(x.shape[0]):
+        total += np.float32(weights[place]) * x[place]
+    return total
+
+
+@compiled
+def few_rows(values: Any, scales: Any, x: Any, out: Any, start: int, end: int) -> None:
+    """Multiply x (m, i) with rows `start` to `end` of int8 weights (o, i), into the same columns of out (m, o)."""
+    for row in range(start, end):
+        weights = values[row]
+        for token in range(x.shape[0]):
+            # Widening them anew for each token costs less than keeping them: one token is the usual case.
+            out[token, row] = _dot_int8(weights, x[token]) * scales[row]
+
+
+@compiled
+def few_float_rows(weights: Any, x: Any, out: Any, start: int, end: int) -> None:
+    """As few_rows with float weights (o, i)."""
+    for row in range(start, end):
+        for token in range(x.shape[0]):
+            out[token, row] = dot(weights[row], x[token])
+
+
+@compiled
+def add_adapter(matrix: Any, between: Any, out: Any, row: int, block: int) -> None:
+    """Add an adapter's second matrix (o, r) to column `row` of out (m, o); its inner values are `block` of between."""
+    rank = matrix.shape[1]
+    for token in range(out.shape[0]):
+        inner = between[token]
+        total = np.float32(0)
+        for place in range(rank):
+            total += matrix[row, place] * inner[block * rank + place]
+        out[token, row] += total
+
+
+@compiled
+def exponentials(x: Any, size: int, top: Any, bits: Any) -> Any:
+    """Make x[:size] exp(x - top), to float32's last digits; returns their sum. `bits` is room, int32.
+
+    By Cody and Waite's reduction to [-ln 2 / 2, ln 2 / 2] and the polynomial of Cephes' expf, because the loop over the
+    library's exp is not turned into vector instructions.
+    """
+    for place in range(size):
+        value = max(x[place] - top, _SMALLEST)
+        exponent = np.floor(value * _LOG2_E + np.float32(0.5))
+        value = value - exponent * _LN_2_HIGH - exponent * _LN_2_LOW
+        series = np.float32(1.9875691500e-4) * value + np.float32(1.3981999507e-3)
+        series = series * value + np.float32(8.3334519073e-3)
+        series = series * value + np.float32(4.1665795894e-2)
+        series = series * value + np.float32(1.6666665459e-1)
+        series = series * value + np.float32(5.0000001201e-1)
+        x[place] = series * value * value + value + np.float32(1)
+        bits[place] = np.int32(np.int32(exponent) + np.int32(127)) << np.int32(23)
+    powers, total = bits.view(np.float32), np.float32(0)
+    for place in range(size):
+        value = x[place] * powers[place]
+        x[place] = value
+        total += value
+    return total
+
+
+@compiled
+def silu_times(gate: Any, up: Any, out: Any, bits: Any) -> None:
+    """Write gate / (1 + exp(-gate)) * up to out, all (n,)."""
+    size = out.shape[0]
+    for place in range(size):
+        out[place] = min(-gate[place], np.float32(87))
+    exponentials(out, size, np.float32(0), bits)
+    for place in range(size):
+        out[place] = gate[place] / (np.float32(1) + out[place]) * up[place]
+
+
+@compiled
+def normed(x: Any, weight: Any, epsilon: Any, out: Any) -> None:
+    """Root mean square norm (Zhang and Sennrich 2019, arXiv 1910.07467) of one row (i,)."""
+    factor = np.float32(1) / np.sqrt(dot(x, x) / np.float32(x.shape[0]) + epsilon)
+    for place in range(x.shape[0]):
+        out[place] = x[place] * factor * weight[place]
+
+
+@compiled
+def turn(row: Any, start: int, size: int, cos: Any, sin: Any) -> None:
+    """Rotary positions (Su et al. 2021, arXiv 2104.09864) of row[start : start + size], in place."""
+    half = size // 2
+    for place in range(half):
+        first, second = row[start + place], row[start + half + place]
+        row[start + place] = first * cos[place] - second * sin[place]
+        row[start + half + place] = second * cos[place] + first * sin[place]
+
+
+@compiled
+def attend(query: Any, keys: Any, values: Any, size: int, scores: Any, bits: Any, out: Any) -> None:
+    """One head of one row: query (d,) over the first `size` of keys and values (n, d), into out (d,)."""
+    top, factor = np.float32(-np.inf), np.float32(1 / np.sqrt(query.shape[0]))
+    for place in range(size):
+        score = dot(query, keys[place]) * factor
+        scores[place] = score
+        top = max(top, score)
+    total = exponentials(scores, size, top, bits)
+    for dimension in range(out.shape[0]):
+        out[dimension] = np.float32(0)
+    for place in range(size):
+        weight = scores[place]
+        value = values[place]
+        for dimension in range(out.shape[0]):
+            out[dimension] += weight * value[dimension]
+    for dimension in range(out.shape[0]):
+        out[dimension] /= total

@@ -1,0 +1,97 @@
+"""LoRA beside the int8 layers of a Llama, in the form that its compiled pass reads (tuner/llama.py).
+
+This module is imported by functions that need torch only.
+
+Notation: as in tuner/llamastep.py.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tuner.llamaroom import NOTHING
+from tuner.llamastep import Adapter, Weights
+
+ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+FEED_FORWARD = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+# The matrices of a layer: queries, keys and values; the end of the attention; gate and up; the end.
+HEADS, OUT, INNER, DOWN = range(4)
+
+
+class Lora:
+    """Room for an adapter of one rank, all zeros at first."""
+
+    def __init__(self, weights: Weights, rank: int = 0) -> None:
+        layers, queries = len(weights.norms), weights.out.shape[2]
+        groups, inner = (weights.heads.shape[1] - queries) // 2, weights.down.shape[2]
+        sides = (weights.heads, weights.out, weights.inner, weights.down)
+        # Where the blocks of each of the four matrices begin and end.
+        ends = ((queries, groups, groups), (weights.out.shape[1],), (inner, inner), (weights.down.shape[1],))
+        self.rank = rank
+        self._bounds = tuple((0, *np.cumsum(some).tolist()) for some in ends)
+        self._first = tuple(
+            torch.from_numpy(np.zeros((layers, len(some) * rank, side.shape[2]), np.float32))
+            for some, side in zip(ends, sides, strict=True)
+        )
+        self._second = tuple(torch.from_numpy(np.zeros((layers, side.shape[1], rank), np.float32)) for side in sides)
+        both = zip(self._first, self._second, strict=True)
+        self.arrays = Adapter(*(part.numpy() for pair in both for part in pair))
+
+    def put(self, layer: int, number: int, first: Tensor, second: Tensor, factor: float) -> None:
+        """Set the matrices (r, i) and (o, r) of a linear layer; `number` is its place in _PLACES."""
+        matrix, block = _PLACES[number]
+        rank, bounds = len(first), self._bounds[matrix]
+        self._first[matrix][layer, block * self.rank : block * self.rank + rank] = first * factor
+        self._second[matrix][layer, bounds[block] : bounds[block + 1], :rank] = second
+
+    def product(self, matrix: int, layer: int, x: Tensor, room: Tensor) -> Any:
+        """What the adapter adds to this matrix's product with x (m, i): (m, o) in `room`; (0, 0) at rank 0."""
+        if self.rank == 0:
+            return NOTHING
+        first, second, bounds = self._first[matrix][layer], self._second[matrix][layer], self._bounds[matrix]
+        between, product = x @ first.t(), room.view(-1)[: len(x) * bounds[-1]].view(len(x), bounds[-1])
+        for block, (start, end) in enumerate(pairwise(bounds)):
+            part = between[:, block * self.rank : (block + 1) * self.rank]
+            torch.mm(part, second[start:end].t(), out=product[:, start:end])
+        return product.numpy()
+
+
+# The matrix and the block in it of q, k, v, out, gate, up, down.
+_PLACES = [(HEADS, 0), (HEADS, 1), (HEADS, 2), (OUT, 0), (INNER, 0), (INNER, 1), (DOWN, 0)]
+
+
+def can_be_beside(peft_model: Any, key: str) -> bool:
+    """Whether the adapter is LoRA on the linear layers of attention and feed-forward parts, and nothing else."""
+    from peft.tuners.lora import Linear
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    for path, module in peft_model.named_modules():
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            return False
+        if isinstance(module, BaseTunerLayer) and key in getattr(module, "lora_A", {}):
+            is_known = path.endswith((*ATTENTION, *FEED_FORWARD)) and isinstance(module, Linear)
+            if not is_known or key in module.lora_variant or module.lora_bias.get(key, False):
+                return False
+    return True
+
+
+@torch.no_grad()
+def lora_of(layers: Any, key: str, weights: Weights) -> Lora:
+    """The adapter that PEFT attached to these layers as `key`. Matrices of smaller rank are filled up with zeros."""
+    found: dict[tuple[int, int], Any] = {}
+    for place, layer in enumerate(layers):
+        for number, name in enumerate((*ATTENTION, *FEED_FORWARD)):
+            module: Any = layer.get_submodule(name)
+            if key in getattr(module, "lora_A", {}):
+                found[place, number] = module
+    rank = max((module.r[key] for module in found.values()), default=0)
+    lora = Lora(weights, rank)
+    for (place, number), module in found.items():
+        lora.put(place, number, module.lora_A[key].weight, module.lora_B[key].weight, module.scaling[key])
+    return lora
