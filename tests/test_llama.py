@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from small_models import save_small_model
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -127,6 +127,51 @@ def test_an_adapter_adds_what_peft_adds(tmp_path: Path, targets: Any) -> None:
         cache = compiled.cache(30)
         assert distance(torch.cat([compiled.read(cache, [token]) for token in IDS]), wanted) < 0.1
         assert distance(compiled.read(compiled.cache(30), IDS, 25), wanted) < 0.5
+
+
+def files_of(model: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What PEFT would save of the adapter."""
+    settings = {"r": 4, "lora_alpha": 12, "target_modules": ["k_proj", "down_proj"], "bias": "none"}
+    torch.manual_seed(7)
+    with quiet():
+        peft_model = get_peft_model(model, LoraConfig(**settings, init_lora_weights=False, task_type="CAUSAL_LM"))
+        return settings, get_peft_model_state_dict(peft_model)
+
+
+@pytest.mark.parametrize("rs", [False, True])
+def test_plain_files_are_read_as_peft_reads_them(rs: bool) -> None:
+    floats, compiled = both()
+    settings, tensors = files_of(llama())
+    assert compiled.take("a", settings | {"use_rslora": rs}, tensors)
+    with quiet():
+        oracle = get_peft_model(floats, LoraConfig(**settings, use_rslora=rs, task_type="CAUSAL_LM")).eval()
+        set_peft_model_state_dict(oracle, tensors)
+    compiled.use("a")
+    cache = compiled.cache(30)
+    found = torch.cat([compiled.read(cache, [token]) for token in IDS])
+    assert distance(found, logits_of(oracle, IDS)) < 0.1
+    with oracle.disable_adapter():
+        assert distance(found, logits_of(oracle, IDS)) > 0.5, "otherwise this shows nothing"
+
+
+@pytest.mark.parametrize("change", ["setting", "missing", "more", "shape", "layers", "pattern"])
+def test_files_of_anything_else_are_left_to_peft(change: str) -> None:
+    _, compiled = both()
+    settings, tensors = files_of(llama())
+    path = "base_model.model.model.layers.1.self_attn.k_proj.lora_A.weight"
+    if change == "setting":
+        settings["layers_to_transform"] = [0]
+    elif change == "missing":
+        del tensors[path]
+    elif change == "more":
+        tensors["base_model.model.lm_head.lora_A.weight"] = torch.ones(4, 96)
+    elif change == "shape":
+        tensors[path] = torch.ones(5, 96)
+    elif change == "layers":
+        tensors = {name: value for name, value in tensors.items() if ".layers.2." not in name}
+    else:
+        settings["target_modules"] = "all-linear"
+    assert not compiled.take("a", settings, tensors)
 
 
 def test_an_adapter_on_other_layers_is_not_taken(tmp_path: Path) -> None:

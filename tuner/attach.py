@@ -89,6 +89,10 @@ class AttachedAdapters:
         self._drop_retired()
         if key == self._on:
             return
+        if self._base.compiled:
+            self._base.compiled.use(key)
+            self._on = key
+            return
         layers = self._switched_layers()
         for layer in layers:
             layer._disable_adapters = key is None
@@ -99,8 +103,6 @@ class AttachedAdapters:
         elif not layers:
             self._peft.base_model.enable_adapter_layers()
             self._peft.base_model.set_adapter(key, inference_mode=True)
-        if self._base.compiled:
-            self._base.compiled.use(key)
         self._on = key
 
     def _switched_layers(self) -> list[Any]:
@@ -165,13 +167,16 @@ class AttachedAdapters:
                 self._drop(key)
 
     def _drop(self, key: str) -> None:
+        if self._base.compiled:
+            self._base.compiled.use(None)
+            self._base.compiled.detach(key)
+            self._on = None
+        if self._peft is None or key not in self._peft.peft_config:
+            return
         # PEFT warns when the one it deletes is the one chosen last, so nothing is chosen first.
         self._peft.base_model.set_adapter([], inference_mode=True)
         self._peft.delete_adapter(key)
         self._peft.base_model.disable_adapter_layers()
-        if self._base.compiled:
-            self._base.compiled.use(None)
-            self._base.compiled.detach(key)
         self._on, self._layers = None, None
 
     def _attach(self, name: str) -> str:
@@ -184,21 +189,31 @@ class AttachedAdapters:
                 code="not_found",
             )
         card = verify_adapter(folder, self._base)
-        with quiet():
-            from peft import LoraConfig, PeftModel, set_peft_model_state_dict
         from safetensors.torch import load_file
 
-        config = LoraConfig(**read_adapter_config(folder))
+        settings, tensors = read_adapter_config(folder), load_file(folder / WEIGHTS_FILE)
         # A new key each time: a name may be registered again with other weights.
         self._count += 1
         key = f"{_PREFIX}{self._count}"
+        # Plain LoRA needs no PEFT where the pass is compiled, and importing that takes longer than an answer.
+        if not (self._base.compiled and self._base.compiled.take(key, settings, tensors)):
+            self._attach_by_peft(name, key, settings, tensors)
+        self._keys[name] = key
+        self._thresholds[key] = card.refusal_threshold
+        return key
+
+    def _attach_by_peft(self, name: str, key: str, settings: dict[str, Any], tensors: dict[str, Any]) -> None:
+        with quiet():
+            from peft import LoraConfig, PeftModel, set_peft_model_state_dict
+
+        config = LoraConfig(**settings)
         try:
             with quiet():
                 if self._peft is None:
                     self._peft = PeftModel(self._base.model, config, adapter_name=key)
                 else:
                     self._peft.add_adapter(key, config)
-                result = set_peft_model_state_dict(self._peft, load_file(folder / WEIGHTS_FILE), adapter_name=key)
+                result = set_peft_model_state_dict(self._peft, tensors, adapter_name=key)
         except (ValueError, RuntimeError, KeyError) as error:
             self._discard(key)
             raise _does_not_fit(name, str(error).strip().splitlines()[0]) from error
@@ -219,9 +234,6 @@ class AttachedAdapters:
         if self._base.compiled:
             self._base.compiled.use(None)
         self._on, self._layers = None, None
-        self._keys[name] = key
-        self._thresholds[key] = card.refusal_threshold
-        return key
 
     def _discard(self, key: str) -> None:
         if self._peft is not None and key in self._peft.peft_config:

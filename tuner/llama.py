@@ -35,6 +35,7 @@ from tuner.llamalora import (
     Lora,
     can_be_beside,
     lora_of,
+    read_lora,
 )
 from tuner.llamaprompt import Places, Product, place_heads, round_normed, round_product, round_seen, update
 from tuner.llamaroom import Part, PromptRoom
@@ -163,6 +164,13 @@ class Llama:
     def cache(self, room: int) -> LlamaCache:
         """An empty cache with room for so many tokens."""
         return LlamaCache(self._shape, room)
+
+    def take(self, key: str, settings: dict[str, Any], tensors: dict[str, Tensor]) -> bool:
+        """Know the adapter of these files as `key` from now on; False when it is not plain LoRA for this model."""
+        lora = read_lora(settings, tensors, self._weights)
+        if lora is not None:
+            self._adapters[key] = lora
+        return lora is not None
 
     def attach(self, key: str, peft_model: Any) -> bool:
         """Know the adapter `key` of the model from now on; False when it has parts that this pass has not."""

@@ -7,6 +7,7 @@ Notation: as in tuner/llamastep.py.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -49,6 +50,12 @@ class Lora:
         self._first[matrix][layer, block * self.rank : block * self.rank + rank] = first * factor
         self._second[matrix][layer, bounds[block] : bounds[block + 1], :rank] = second
 
+    def shapes(self, number: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Of the two matrices of the linear layer `number`."""
+        matrix, block = _PLACES[number]
+        start, end = self._bounds[matrix][block : block + 2]
+        return (self.rank, self._first[matrix].shape[2]), (end - start, self.rank)
+
     def product(self, matrix: int, layer: int, x: Tensor, room: Tensor) -> Any:
         """What the adapter adds to this matrix's product with x (m, i): (m, o) in `room`; (0, 0) at rank 0."""
         if self.rank == 0:
@@ -61,6 +68,8 @@ class Lora:
         return product.numpy()
 
 
+# Settings that plain LoRA has, or that say nothing about how it is computed.
+_PLAIN = {"bias", "init_lora_weights", "lora_alpha", "lora_dropout", "r", "target_modules", "task_type", "use_rslora"}
 # The matrix and the block in it of q, k, v, out, gate, up, down.
 _PLACES = [(HEADS, 0), (HEADS, 1), (HEADS, 2), (OUT, 0), (INNER, 0), (INNER, 1), (DOWN, 0)]
 
@@ -79,6 +88,34 @@ def can_be_beside(peft_model: Any, key: str) -> bool:
             if not is_known or key in module.lora_variant or module.lora_bias.get(key, False):
                 return False
     return True
+
+
+def read_lora(settings: dict[str, Any], tensors: dict[str, Tensor], weights: Weights) -> Lora | None:
+    """The adapter of these files in PEFT's form; None when they are not plain LoRA on all layers of this model alike.
+
+    What is None is left to PEFT, which knows more forms and says what does not fit. The factor is alpha / r, or
+    alpha / sqrt(r) with rsLoRA (Kalajdzievski 2023, arXiv 2312.03732).
+    """
+    names, targets, rank = (*ATTENTION, *FEED_FORWARD), settings.get("target_modules"), settings["r"]
+    is_more = settings.get("bias", "none") != "none" or any(
+        value for key, value in settings.items() if key not in _PLAIN
+    )
+    if is_more or not isinstance(targets, list) or "lora_alpha" not in settings:
+        return None
+    numbers = [number for number, name in enumerate(names) if name.split(".")[1] in targets]
+    places = [(layer, number) for layer in range(len(weights.norms)) for number in numbers]
+    paths = {place: f"base_model.model.model.layers.{place[0]}.{names[place[1]]}.lora_" for place in places}
+    wanted = {f"{path}{side}.weight" for path in paths.values() for side in "AB"}
+    if len(numbers) != len(set(targets)) or wanted != set(tensors):
+        return None
+    lora = Lora(weights, rank)
+    factor = settings["lora_alpha"] / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+    for (layer, number), path in paths.items():
+        first, second = tensors[f"{path}A.weight"], tensors[f"{path}B.weight"]
+        if (first.shape, second.shape) != lora.shapes(number):
+            return None
+        lora.put(layer, number, first.float(), second.float(), factor)
+    return lora
 
 
 @torch.no_grad()
