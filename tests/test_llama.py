@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft
 from small_models import save_small_model
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+import tuner.int8
 from tuner.attach import AttachedAdapters
 from tuner.basemodel import BaseModel, load_base_model
 from tuner.crew import Crew, crew_of
@@ -172,6 +173,13 @@ def test_files_of_anything_else_are_left_to_peft(change: str) -> None:
     else:
         settings["target_modules"] = "all-linear"
     assert not compiled.take("a", settings, tensors)
+
+
+def test_processors_without_int8_products_multiply_floats(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, compiled = both(2)
+    expected = compiled.read(compiled.cache(30), IDS, 25)
+    monkeypatch.setattr(tuner.int8, "HAS_INT8_PRODUCTS", False)
+    torch.testing.assert_close(compiled.read(compiled.cache(30), IDS, 25), expected, rtol=0, atol=1e-5)
 
 
 def test_an_adapter_on_other_layers_is_not_taken(tmp_path: Path) -> None:

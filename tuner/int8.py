@@ -11,7 +11,7 @@ reads or copies the weight (merge, DoRA, modules_to_save); nor has it a gradient
   of a feed-forward block, keys and values) get them in two parts, coarse and rest, over the same weights: the former
   have the largest outliers, the latter are read by every later token.
 - Processors without instructions for int8 (VNNI) add up pairs of such products in 16 bits, which overflows, so there
-  many tokens are multiplied as floats, too.
+  the whole numbers are multiplied as floats.
 - The output layer only has to name the best token: see `Int8Head`.
 
 Llamas do not come through here (tuner/llama.py); they have the same weights, and the same products in fewer passes.
@@ -29,6 +29,7 @@ from tuner.kernels import few_rows
 
 # Up to so many tokens are taken row by row; a draft with the token before it is shorter.
 MOST_ROWS = 16
+HAS_INT8_PRODUCTS = torch.cpu._is_vnni_supported()
 _TINY = torch.finfo(torch.float32).tiny
 # Entries of the output layer that are computed exactly. The best float token was never below rank 4 of int8.
 _SHORTLIST = 64
@@ -50,7 +51,6 @@ class Int8Linear(nn.Linear):
         # A copy, so that nothing here keeps the memory of the float model.
         self._bias = None if linear.bias is None else linear.bias.detach().clone()
         self._fine = fine
-        self._is_fast = torch.cpu._is_vnni_supported()
 
     @property
     def has_bias(self) -> bool:
@@ -61,12 +61,7 @@ class Int8Linear(nn.Linear):
         """(..., i) -> (..., o). A row's result does not depend on the rows beside it where they are few."""
         rows = input.reshape(-1, self.in_features)
         # One token each of several requests is always taken by rows, however many there are.
-        if len(rows) <= MOST_ROWS or input.shape[-2] == 1:
-            product = self._few(rows)
-        elif self._is_fast:
-            product = self._many(rows)
-        else:
-            product = self._many_floats(rows)
+        product = self._few(rows) if len(rows) <= MOST_ROWS or input.shape[-2] == 1 else self._many(rows)
         if self._bias is not None:
             product += self._bias
         return product.reshape(*input.shape[:-1], self.out_features)
@@ -83,17 +78,24 @@ class Int8Linear(nn.Linear):
         step, middle = ((high - low) / 254).clamp_min_(_TINY), (low + high) / 2
         shares = (rows - middle).div_(step)
         coarse = shares.round()
-        product = torch._int_mm(coarse.to(torch.int8), self.values.t()).float()
+        product = multiply(coarse.to(torch.int8), self.values).float()
         if self._fine:
             rest = shares.sub_(coarse).mul_(253).round_()
-            product += torch._int_mm(rest.to(torch.int8), self.values.t()) / 253
+            product += multiply(rest.to(torch.int8), self.values) / 253
         sums = self.values.sum(dim=1, dtype=torch.float32)
         return product.mul_(step).add_(middle * sums).mul_(self.scales)
 
-    def _many_floats(self, rows: Tensor) -> Tensor:
-        starts = range(0, self.out_features, _ROWS_WIDENED)
-        parts = [slice(start, start + _ROWS_WIDENED) for start in starts]
-        return torch.cat([rows @ self.values[part].float().t() * self.scales[part] for part in parts], dim=1)
+
+def multiply(x: Tensor, values: Tensor, out: Tensor | None = None) -> Tensor:
+    """The product of int8 (m, i) and the transpose of int8 (o, i) in int32 (m, o), into `out` if given."""
+    if out is None:
+        out = torch.empty((len(x), len(values)), dtype=torch.int32)
+    if HAS_INT8_PRODUCTS:
+        return torch._int_mm(x, values.t(), out=out)
+    for start in range(0, len(values), _ROWS_WIDENED):
+        # Float32 counts to 2^24, which sums of so few products hardly reach.
+        out[:, start : start + _ROWS_WIDENED] = x.float() @ values[start : start + _ROWS_WIDENED].float().t()
+    return out
 
 
 class Int8Head(Int8Linear):

@@ -10,6 +10,7 @@ Notation: m rows (tokens), i in features, o out features, d dimensions of a head
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -22,7 +23,7 @@ from numba.extending import intrinsic
 Function = TypeVar("Function", bound=Callable[..., Any])
 # Looks at a counter before the processor is offered to other threads.
 _PATIENCE = 2_000
-_yield = types.ExternalFunction("sched_yield", types.int32())
+_yield = types.ExternalFunction("SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32())
 _LOG2_E, _LN_2_HIGH, _LN_2_LOW = np.float32(1.4426950408889634), np.float32(0.693359375), np.float32(-2.12194440e-4)
 _SMALLEST = np.float32(-87.0)
 TINY = np.float32(1.1754944e-38)

@@ -23,7 +23,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from indexer.freed import give_back
 from tuner.crew import Crew, crew_of
-from tuner.int8 import MOST_ROWS, Int8Head, Int8Linear, exact_best
+from tuner.int8 import MOST_ROWS, Int8Head, Int8Linear, exact_best, multiply
 from tuner.kernels import count, few_rows, meet, normed, share, wait_for
 from tuner.llamalora import (
     ATTENTION,
@@ -304,8 +304,8 @@ class Llama:
         for layer in range(len(weights.norms)):
             round_normed(x, weights.norms[layer, 0], self._epsilon, room.flat.rounded, True)
             values = self._heads.values[layer]
-            torch._int_mm(room.flat.coarse, values.t(), out=room.heads)
-            torch._int_mm(room.flat.rest, values[plain:].t(), out=room.fine)
+            multiply(room.flat.coarse, values, room.heads)
+            multiply(room.flat.rest, values[plain:], room.fine)
             added = lora.product(HEADS, layer, room.flat.floats, room.added)
             keys, past = cache.keys[layer], cache.values[layer]
             product = self._heads.product(layer, room.heads, room.fine, room.flat, added)
@@ -317,15 +317,15 @@ class Llama:
                 queries[None], keys[None, :, :known], past[None, :, :known], attn_mask=mask, enable_gqa=True
             )[0]
             round_seen(seen.contiguous().numpy(), room.seen.rounded)
-            torch._int_mm(room.seen.coarse, self._out.values[layer].t(), out=room.out)
+            multiply(room.seen.coarse, self._out.values[layer], room.out)
             added = lora.product(OUT, layer, room.seen.floats, room.added)
             update(x, self._out.product(layer, room.out, None, room.seen, added), room.out_row)
             round_normed(x, weights.norms[layer, 1], self._epsilon, room.flat.rounded, False)
-            torch._int_mm(room.flat.coarse, self._inner.values[layer].t(), out=room.gates)
+            multiply(room.flat.coarse, self._inner.values[layer], room.gates)
             added = lora.product(INNER, layer, room.flat.floats, room.added)
             product = self._inner.product(layer, room.gates, None, room.flat, added)
             round_product(product, room.gates_row, room.inner.rounded)
-            torch._int_mm(room.inner.both, self._down.values[layer].t(), out=room.down)
+            multiply(room.inner.both, self._down.values[layer], room.down)
             added = lora.product(DOWN, layer, room.inner.floats, room.added)
             product = self._down.product(layer, room.down[:rows], room.down[rows:], room.inner, added)
             update(x, product, room.out_row)

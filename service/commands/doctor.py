@@ -142,7 +142,8 @@ def _speed(settings: Settings, base: BaseModel) -> Finding:
         Rotation(base)
     drafts = "drafts from the passages" if can_draft(base) else "no drafts (its cache or attention does not allow them)"
     apart = "read apart and kept" if settings.passage_cache == "on" else "read with each prompt"
-    return Finding("speed", True, f"{processor(settings.threads)}; {_load()}{drafts}; passages {apart}")
+    passes = "passes compiled for this processor" if base.compiled else "passes of the transformers library"
+    return Finding("speed", True, f"{processor(settings.threads)}; {passes}; {_load()}{drafts}; passages {apart}")
 
 
 def _load() -> str:
