@@ -4,7 +4,7 @@ import { byId, el } from "./dom.js";
 const ABOUT_THE_MANUAL = [
   "How many parameters does the default base model have?",
   "What is the default port?",
-  "Where does Tandem keep the index?",
+  "How many passages does a question get by default?",
 ];
 const MOST = 4;
 
