@@ -169,7 +169,7 @@ def _compiled(model: Any, report: Report | None) -> Llama | None:
     if not fits(model):
         return None
     if report is not None:
-        report("Preparing the model; the first time on a processor this takes a quarter of a minute.")
+        report("Preparing the model; the first time on a processor this takes up to half a minute.")
     compiled = Llama(model, torch.get_num_threads())
     compiled.prepare()
     return compiled
