@@ -320,6 +320,27 @@ def test_the_crew_shares_work_and_hands_errors_on() -> None:
     assert crew_of(2) is crew_of(2)
 
 
+def test_an_interrupted_piece_of_work_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its reports would be taken for those of the next piece, which would seem done before it is."""
+    crew, found = Crew(2), list[int]()
+    reports = crew._done
+
+    class Interrupted:
+        calls = 0
+
+        def get(self) -> BaseException | None:
+            self.calls += 1
+            if self.calls == 1:
+                raise KeyboardInterrupt
+            return reports.get()
+
+    monkeypatch.setattr(crew, "_done", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        crew.do(found.append)
+    assert sorted(found) == [0, 1]
+    assert reports.empty()
+
+
 def test_the_crew_has_one_thread_of_pytorch_each_and_others_have_theirs() -> None:
     usual, counts = torch.get_num_threads(), list[int]()
     Crew(2).do(lambda number: counts.append(torch.get_num_threads()))

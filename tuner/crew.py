@@ -42,7 +42,16 @@ class Crew:
         with self._lock:
             for inbox in self._inboxes:
                 inbox.put(work)
-            errors = [self._done.get() for _ in self._inboxes]
+            errors: list[BaseException | None] = []
+            interrupt: KeyboardInterrupt | None = None
+            while len(errors) < self.size:
+                try:
+                    errors.append(self._done.get())
+                except KeyboardInterrupt as raised:
+                    # The others go on for the length of a pass; what they report must not be taken for the next one's.
+                    interrupt = raised
+        if interrupt is not None:
+            raise interrupt
         for error in errors:
             if error is not None:
                 raise error

@@ -218,10 +218,9 @@ class Llama:
                 np.array([cache.values.data_ptr() for cache in caches], np.int64),
                 np.array([cache.room for cache in caches], np.int64),
             )
-            states, last = np.empty_like(x), np.arange(len(x))
+            states = np.empty_like(x)
             logits = np.empty((len(x), self._weights.words.shape[0]), np.float32)
-            scratch, crew = self._room_for(len(x)), self._crew
-
+            crew = self._crew
             work = Pass(
                 crew.size,
                 crew.counters,
@@ -231,13 +230,12 @@ class Llama:
                 self._cos,
                 self._sin,
                 rows,
-                scratch,
+                self._room_for(len(x)),
             )
-            found = self._named(lambda number: step(number, work, last, states, logits), states, logits)
+            found = self._named(lambda number: step(number, work, states, logits), states, logits)
             for cache, ids in parts:
                 cache.length += len(ids)
-            sizes = [len(ids) for _, ids in parts]
-            return list(torch.split(found, sizes))
+            return list(torch.split(found, [len(ids) for _, ids in parts]))
 
     def _embedded(self, ids: Sequence[int]) -> Tensor:
         return self._body.embed_tokens.weight[torch.tensor(list(ids))].float()  # type: ignore[no-any-return]

@@ -102,10 +102,10 @@ class Pass(NamedTuple):
 
 
 @compiled
-def step(thread: int, work: Pass, last: Any, states: Any, logits: Any) -> None:
-    """Read the rows, write their keys and values to their caches, and what follows those numbered in `last` (n,).
+def step(thread: int, work: Pass, states: Any, logits: Any) -> None:
+    """Read the rows, write their keys and values to their caches, and what follows each.
 
-    That is the states (n, D) which the output layer gets, and its logits (n, V), those of int8 weights.
+    That is the states (m, D) which the output layer gets, and its logits (m, V), those of int8 weights.
     """
     weights, tokens, width = work.weights, work.rows.x.shape[0], work.rows.x.shape[1]
     # Every thread keeps the whole of x for itself: adding up twice is faster than waiting for each other.
@@ -123,24 +123,32 @@ def step(thread: int, work: Pass, last: Any, states: Any, logits: Any) -> None:
             normed(x[token], weights.norms[layer, 1], work.epsilon, flat[token])
         _feed_forward(thread, work, layer, flat, bits)
         _add(x, work.scratch.down, work.adapter.down_second[layer], work.scratch.down_between)
-    chosen = np.empty((last.shape[0], width), np.float32)
-    for number in range(last.shape[0]):
-        normed(x[last[number]], weights.norm, work.epsilon, chosen[number])
+    for token in range(tokens):
+        normed(x[token], weights.norm, work.epsilon, flat[token])
     if thread == 0:
-        states[:] = chosen
+        states[:] = flat
     start, end = share(thread, work.threads, weights.words.shape[0])
-    few_rows(weights.words, weights.words_scales, chosen, logits, start, end)
+    few_rows(weights.words, weights.words_scales, flat, logits, start, end)
+
+
+@compiled
+def _multiply(thread: int, work: Pass, side: Any, x: Any, out: Any) -> None:
+    """Multiply x (m, i) with a matrix, its scales and an adapter's first matrix: both products are there afterwards."""
+    values, scales, first = side
+    product, between = out
+    start, end = share(thread, work.threads, values.shape[0])
+    few_rows(values, scales, x, product, start, end)
+    start, end = share(thread, work.threads, first.shape[0])
+    few_float_rows(first, x, between, start, end)
+    meet(work.counters, work.threads)
 
 
 @compiled
 def _find_heads(thread: int, work: Pass, layer: int, flat: Any) -> None:
     """Queries, keys and values of the rows, turned to their places; keys and values into the caches."""
     weights, adapter, rows, room = work.weights, work.adapter, work.rows, work.scratch
-    start, end = share(thread, work.threads, weights.heads.shape[1])
-    few_rows(weights.heads[layer], weights.heads_scales[layer], flat, room.heads, start, end)
-    start, end = share(thread, work.threads, adapter.heads_first.shape[1])
-    few_float_rows(adapter.heads_first[layer], flat, room.heads_between, start, end)
-    meet(work.counters, work.threads)
+    side = (weights.heads[layer], weights.heads_scales[layer], adapter.heads_first[layer])
+    _multiply(thread, work, side, flat, (room.heads, room.heads_between))
     layers, queries, size = weights.heads.shape[0], weights.out.shape[2], 2 * work.cos.shape[1]
     groups, heads = (weights.heads.shape[1] - queries) // (2 * size), queries // size
     start, end = share(thread, work.threads, heads + 2 * groups)
@@ -187,11 +195,8 @@ def _look_back(thread: int, work: Pass, layer: int, scores: Any, bits: Any) -> N
 def _leave_heads(thread: int, work: Pass, layer: int) -> None:
     """What the heads saw, in the width of the model."""
     weights, adapter, room = work.weights, work.adapter, work.scratch
-    start, end = share(thread, work.threads, weights.out.shape[1])
-    few_rows(weights.out[layer], weights.out_scales[layer], room.seen, room.out, start, end)
-    start, end = share(thread, work.threads, adapter.out_first.shape[1])
-    few_float_rows(adapter.out_first[layer], room.seen, room.out_between, start, end)
-    meet(work.counters, work.threads)
+    side = (weights.out[layer], weights.out_scales[layer], adapter.out_first[layer])
+    _multiply(thread, work, side, room.seen, (room.out, room.out_between))
 
 
 @compiled
@@ -199,11 +204,8 @@ def _feed_forward(thread: int, work: Pass, layer: int, flat: Any, bits: Any) -> 
     """The feed-forward part of the rows."""
     weights, adapter, room = work.weights, work.adapter, work.scratch
     inner = weights.down.shape[2]
-    start, end = share(thread, work.threads, 2 * inner)
-    few_rows(weights.inner[layer], weights.inner_scales[layer], flat, room.inner, start, end)
-    start, end = share(thread, work.threads, adapter.inner_first.shape[1])
-    few_float_rows(adapter.inner_first[layer], flat, room.inner_between, start, end)
-    meet(work.counters, work.threads)
+    side = (weights.inner[layer], weights.inner_scales[layer], adapter.inner_first[layer])
+    _multiply(thread, work, side, flat, (room.inner, room.inner_between))
     start, end = share(thread, work.threads, inner)
     for row in range(start, end):
         add_adapter(adapter.inner_second[layer], room.inner_between, room.inner, row, 0)
@@ -216,11 +218,8 @@ def _feed_forward(thread: int, work: Pass, layer: int, flat: Any, bits: Any) -> 
             bits,
         )
     meet(work.counters, work.threads)
-    start, end = share(thread, work.threads, weights.down.shape[1])
-    few_rows(weights.down[layer], weights.down_scales[layer], room.product, room.down, start, end)
-    start, end = share(thread, work.threads, adapter.down_first.shape[1])
-    few_float_rows(adapter.down_first[layer], room.product, room.down_between, start, end)
-    meet(work.counters, work.threads)
+    side = (weights.down[layer], weights.down_scales[layer], adapter.down_first[layer])
+    _multiply(thread, work, side, room.product, (room.down, room.down_between))
 
 
 @compiled
