@@ -8,7 +8,9 @@ Fields: kernel documentation, cgroup-v2 "CPU interface files" and the CFS bandwi
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, Thread
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -33,6 +35,47 @@ def keep_to_container() -> None:
     limit = container_limit()
     if limit is not None and limit < torch.get_num_threads():
         torch.set_num_threads(limit)
+
+
+def work_alone() -> None:
+    """Have PyTorch use no other threads for what the calling thread does.
+
+    It sets the count for new threads too: `set_for_new_threads` takes that back.
+    """
+    import torch
+
+    # A thread takes the usual count when it first looks at it; only then can it have its own.
+    torch.get_num_threads()
+    torch.set_num_threads(1)
+
+
+def set_for_new_threads(count: int) -> None:
+    """Have threads that start from now on use so many for PyTorch's work; those that run keep theirs."""
+    import torch
+
+    setter = Thread(target=torch.set_num_threads, args=(count,))
+    setter.start()
+    setter.join()
+
+
+def lone_workers(count: int, name: str) -> ThreadPoolExecutor:
+    """So many threads that take work from one queue, each piece of which is done by one thread alone.
+
+    PyTorch's own threads share every single operation and meet after each; over small ones that costs more than it
+    saves, and searches that run side by side wait for each other.
+    """
+    import torch
+
+    usual, pool, all_here = torch.get_num_threads(), ThreadPoolExecutor(count, name), Barrier(count)
+
+    def start() -> None:
+        work_alone()
+        all_here.wait()
+
+    for started in [pool.submit(start) for _ in range(count)]:
+        started.result()
+    set_for_new_threads(usual)
+    return pool
 
 
 def told_threads(wanted: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, Protocol
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from indexer.cores import keep_to_container
 from indexer.errors import TandemError
 from indexer.folders import file_sha256
+from indexer.int8embedder import Int8Embedder, can_be_int8
 from indexer.plainembedder import PlainEmbedder, usual_form
 from indexer.records import content_hash
 from indexer.weights import Weights
@@ -66,7 +67,8 @@ class Embedder(Protocol):
 class SentenceTransformerEmbedder:
     """Any sentence-transformers model (Reimers & Gurevych 2019, arXiv 1908.10084) with a fast tokenizer.
 
-    One of the usual form is run without that library (indexer/plainembedder.py), which takes seconds to import.
+    One of the usual form is run without that library (indexer/plainembedder.py), which takes seconds to import, and on
+    most CPUs in int8 (indexer/int8embedder.py).
     The model is loaded when it is first needed: a sync that finds nothing changed never needs it, and `identity` is
     read from the files. Thread-safe.
     """
@@ -91,6 +93,11 @@ class SentenceTransformerEmbedder:
     def window(self) -> int:
         """Tokens the model reads, special tokens included."""
         return self.load().window
+
+    @property
+    def precision(self) -> str:
+        """What its products are computed in: int8 or float32."""
+        return "int8" if isinstance(self.load()._of_ids, Int8Embedder) else "float32"
 
     def load(self) -> _Loaded:
         """The model, loaded by the first call. Raises TandemError when it does not load."""
@@ -126,32 +133,38 @@ class _Loaded:
     """A model in memory with tokenizers of its own: those of the library are changed while they are used."""
 
     def __init__(self, weights: Weights, device: str) -> None:
-        self._model: Any = _load(weights, device)
-        if not getattr(self._model.tokenizer, "is_fast", False):
-            raise TandemError(
-                f"The embedder {weights.name} has no fast tokenizer, so chunks cannot be placed in their documents.",
-                do="Choose an embedder that ships a tokenizer.json.",
-            )
-        if isinstance(self._model, PlainEmbedder):
-            self.dimension, self.window = self._model.dimension, self._model.window
-            self._vectors: Callable[[dict[str, Any]], Any] | None = self._model
+        model = _load(weights, device)
+        self._of_ids: Callable[[list[list[int]]], Vectors] | None
+        if isinstance(model, Int8Embedder):
+            self.dimension, self.window, tokenizer = model.dimension, model.window, model.tokenizer
+            self._of_ids = model
         else:
-            self.dimension = int(self._model.get_embedding_dimension())
-            self.window = int(self._model.max_seq_length or 512)
-            self._vectors = self._of_library if _is_plain(self._model) else None
-        self.whole = _tokenizer(self._model)
-        self._cut = _tokenizer(self._model)
+            self._model: Any = model
+            if not getattr(model.tokenizer, "is_fast", False):
+                raise TandemError(
+                    f"The embedder {weights.name} has no fast tokenizer, so chunks have no place in their documents.",
+                    do="Choose an embedder that ships a tokenizer.json.",
+                )
+            tokenizer = model.tokenizer.backend_tokenizer
+            self._padding = int(model.tokenizer.pad_token_id or 0)
+            self._inputs = set(model.tokenizer.model_input_names)
+            if isinstance(model, PlainEmbedder):
+                self.dimension, self.window = model.dimension, model.window
+                self._of_ids = partial(self._padded, model)
+            else:
+                self.dimension = int(model.get_embedding_dimension())
+                self.window = int(model.max_seq_length or 512)
+                self._of_ids = partial(self._padded, self._of_library) if _is_plain(model) else None
+        self.whole, self._cut = _copy(tokenizer), _copy(tokenizer)
         self._cut.enable_truncation(self.window)
-        self._padding = int(self._model.tokenizer.pad_token_id or 0)
-        self._inputs = set(self._model.tokenizer.model_input_names)
         self._lock = Lock()
 
     def encode(self, texts: list[str], task: Literal["document", "query"]) -> Vectors:
         """(n, d) unit rows; `task` chooses the model's own prefix, if it has one."""
         if not texts:
             return np.zeros((0, self.dimension), np.float32)
-        if self._vectors is not None:
-            rows = self._encode(texts, self._vectors)
+        if self._of_ids is not None:
+            rows = self._of_ids([encoding.ids for encoding in self._cut.encode_batch_fast(texts)])
         else:
             encode = self._model.encode_query if task == "query" else self._model.encode_document
             with self._lock:
@@ -161,11 +174,10 @@ class _Loaded:
     def _of_library(self, features: dict[str, Any]) -> Any:
         return self._model(features)["sentence_embedding"]
 
-    def _encode(self, texts: list[str], vectors: Callable[[dict[str, Any]], Any]) -> Vectors:
+    def _padded(self, vectors: Callable[[dict[str, Any]], Any], ids: list[list[int]]) -> Vectors:
         """What SentenceTransformer.encode computes for a model without prefixes, from ids that are made once."""
         import torch
 
-        ids = [encoding.ids for encoding in self._cut.encode_batch_fast(texts)]
         rows = np.empty((len(ids), self.dimension), np.float32)
         most = CPU_TOKENS if self._model.device.type == "cpu" else GPU_TOKENS
         with torch.inference_mode():
@@ -198,12 +210,12 @@ def batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _tokenizer(model: Any) -> Any:
-    """A copy of the model's tokenizer that neither cuts nor pads."""
-    tokenizer = type(model.tokenizer.backend_tokenizer).from_str(model.tokenizer.backend_tokenizer.to_str())
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+def _copy(tokenizer: Any) -> Any:
+    """A copy of a tokenizer that neither cuts nor pads."""
+    copy = type(tokenizer).from_str(tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
 
 
 def _is_plain(model: Any) -> bool:
@@ -242,12 +254,14 @@ def _load(weights: Weights, device: str) -> Any:
     # The library asks the hub for missing optional files of a local folder unless it is told not to.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
     keep_to_container()
     form = usual_form(weights.path)
     try:
+        if form is not None and device == "cpu" and can_be_int8(weights.path):
+            return Int8Embedder(weights.path, form)
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
         if form is not None:
             return PlainEmbedder(weights.path, form, device)
         # It is imported along and warns that it found no optional kernels, which nothing here uses.

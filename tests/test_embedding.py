@@ -14,6 +14,9 @@ from indexer.weights import Weights, embedder_weights
 
 TEXTS = [" ".join(f"word{n % 7} number {n}" for n in range(length)) for length in (1, 3, 90, 2, 40, 17, 60)]
 
+# The cosine of vectors of one text: int8 does not tell them to the last digits (indexer/int8embedder.py).
+LIKE = 0.995
+
 
 @given(st.lists(st.integers(1, 600), max_size=60), st.integers(1, 2000))
 def test_batches_hold_every_text_once_and_keep_to_the_budget(lengths: list[int], most: int) -> None:
@@ -62,8 +65,8 @@ def test_the_vectors_are_those_of_the_library(bundled: SentenceTransformerEmbedd
     expected = model.encode_document(TEXTS, normalize_embeddings=True, show_progress_bar=False)
     found = bundled.embed_documents(TEXTS)
     assert found.dtype == np.float32
-    assert np.abs(found - expected).max() < 1e-5
-    assert np.abs(bundled.embed_question(TEXTS[3]) - expected[3]).max() < 1e-5
+    assert ((found * expected).sum(axis=1) > LIKE).all()
+    assert bundled.embed_question(TEXTS[3]) @ expected[3] > LIKE
     assert bundled.embed_documents([]).shape == (0, 384)
     counts = [len(ids) for ids in model.tokenizer(TEXTS, truncation=False, verbose=False)["input_ids"]]
     assert bundled.count_tokens(TEXTS) == counts
@@ -78,8 +81,9 @@ def test_a_model_with_prefixes_is_left_to_the_library(embedder: Path, tmp_path: 
     settings.write_text('{"prompts": {"query": "query: ", "document": "passage: "}, "default_prompt_name": null}')
     prefixed = SentenceTransformerEmbedder(Weights("prefixed", folder, "a" * 64))
     plain = SentenceTransformerEmbedder(Weights("plain", embedder, "a" * 64))
-    assert np.allclose(prefixed.embed_question("tides"), plain.embed_question("query: tides"), atol=1e-5)
-    assert np.allclose(prefixed.embed_documents(["tides"]), plain.embed_documents(["passage: tides"]), atol=1e-5)
+    assert prefixed.embed_question("tides") @ plain.embed_question("query: tides") > LIKE
+    assert prefixed.embed_documents(["tides"])[0] @ plain.embed_documents(["passage: tides"])[0] > LIKE
+    assert prefixed.embed_question("tides") @ plain.embed_question("tides") < 0.95
     assert prefixed.identity.split(":")[2] != plain.identity.split(":")[2]
 
 

@@ -314,5 +314,5 @@ def test_the_bundled_model_as_gguf_answers_like_the_adapter(weights_cache: Path,
             tmp_path / "gguf", gguf_file="random.gguf", quantization_config=GgufConfig(dequantize=True)
         ).float()
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / "gguf", gguf_file="random.gguf")
-    again = replace(base, model=model.eval(), tokenizer=tokenizer)
+    again = replace(base, load=model.eval, tokenizer=tokenizer)
     assert answer(TorchGenerator(again)) == said["random"]

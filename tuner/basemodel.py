@@ -11,8 +11,11 @@ Only safetensors are loaded and no code that comes with a model is run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +28,7 @@ from tuner.quiet import quiet
 
 if TYPE_CHECKING:
     from tuner.llama import Llama
+    from tuner.llamafiles import LlamaParts
 
 Quantisation = Literal["none", "int8", "nf4", "auto", "llm-int8"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -37,10 +41,11 @@ _DEFAULT_WINDOW = 2048
 class BaseModel:
     """A loaded base model. `window` is in tokens; `eos_ids` end an answer; `quantisation` is the one in effect.
 
-    `compiled` makes the passes of answers in place of `model`, where its kind has such (tuner/llama.py).
+    `compiled` makes the passes of answers in place of `model`, where its kind has such (tuner/llama.py). `model` is the
+    library's, which `load` gives when it is first asked for.
     """
 
-    model: Any
+    load: Callable[[], Any]
     tokenizer: Any
     name: str
     sha256: str
@@ -49,7 +54,13 @@ class BaseModel:
     quantisation: str
     eos_ids: frozenset[int]
     window: int
+    vocabulary: int
     compiled: Llama | None = None
+
+    @cached_property
+    def model(self) -> Any:
+        """The model of the library, for everything but the passes of a compiled one."""
+        return self.load()
 
 
 def base_model_weights(name: str, cache: Path, report: Report | None = None, *, verify: bool = False) -> Weights:
@@ -90,19 +101,28 @@ def load_base_model(
     else:
         keep_to_container()
     with quiet():
-        model, tokenizer = _load(weights, chosen, place)
-    model.eval().requires_grad_(False)
+        tokenizer = _tokenizer(weights)
+        parts = _llama(weights) if chosen == "int8" and place == "cpu" else None
+
+    def load() -> Any:
+        with quiet():
+            model = _load(weights, chosen, place)
+        return model.eval().requires_grad_(False)
+
+    compiled = None if parts is None else _compiled(parts, report)
+    model: Any = load() if compiled is None else None
     return BaseModel(
-        model=model,
+        load=load if model is None else lambda: model,
         tokenizer=tokenizer,
         name=weights.name,
         sha256=weights.sha256,
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         device=place,
         quantisation=chosen,
-        eos_ids=_eos_ids(model, tokenizer),
-        window=int(getattr(model.config, "max_position_embeddings", None) or _DEFAULT_WINDOW),
-        compiled=_compiled(model, report) if chosen == "int8" and place == "cpu" else None,
+        eos_ids=_eos_ids(weights.path, tokenizer),
+        window=compiled.window if compiled else _window(model.config),
+        vocabulary=compiled.vocabulary if compiled else int(model.config.get_text_config().vocab_size),
+        compiled=compiled,
     )
 
 
@@ -134,22 +154,15 @@ def _place(device: Device) -> str:
     return "cpu"
 
 
-def _load(weights: Weights, quantisation: Quantisation, place: str) -> tuple[Any, Any]:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+# The folder is complete by now, so nothing may go to the network.
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
-    options: dict[str, Any] = {"dtype": torch.float32 if place == "cpu" else torch.bfloat16}
-    if quantisation in ("nf4", "llm-int8") or (quantisation == "int8" and place == "cuda"):
-        options["quantization_config"] = _bitsandbytes(quantisation, options["dtype"])
-    if place == "cuda":
-        options["device_map"] = {"": 0}
-    # The folder is complete by now, so nothing may go to the network.
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
+@contextmanager
+def _telling(weights: Weights) -> Iterator[None]:
+    """What a library says of a folder that it cannot load, as our error."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(weights.path, **local)
-        if quantisation == "int8" and place == "cpu":
-            return _load_int8(weights.path, local | options), tokenizer
-        model = AutoModelForCausalLM.from_pretrained(weights.path, use_safetensors=True, **local, **options)
+        yield
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise TandemError(
@@ -158,19 +171,58 @@ def _load(weights: Weights, quantisation: Quantisation, place: str) -> tuple[Any
             do="Name another model in base_model, or save this one again with save_pretrained.",
             code="unavailable",
         ) from error
-    return model, tokenizer
 
 
-def _compiled(model: Any, report: Report | None) -> Llama | None:
+def _tokenizer(weights: Weights) -> Any:
+    with _telling(weights):
+        if _is_plain_tokenizer(weights.path):
+            # To choose a class the library imports the model's, which takes two seconds; here it is chosen.
+            from transformers import PreTrainedTokenizerFast
+
+            return PreTrainedTokenizerFast.from_pretrained(weights.path, **_LOCAL)
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(weights.path, **_LOCAL)
+
+
+def _is_plain_tokenizer(folder: Path) -> bool:
+    """Whether tokenizer.json is all of it, as its settings say."""
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    is_plain = settings.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    return is_plain and "auto_map" not in settings and (folder / "tokenizer.json").is_file()
+
+
+def _llama(weights: Weights) -> LlamaParts | None:
+    from tuner.llamafiles import read_llama
+
+    with _telling(weights):
+        return read_llama(weights.path)
+
+
+def _load(weights: Weights, quantisation: Quantisation, place: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"dtype": torch.float32 if place == "cpu" else torch.bfloat16}
+    if quantisation in ("nf4", "llm-int8") or (quantisation == "int8" and place == "cuda"):
+        options["quantization_config"] = _bitsandbytes(quantisation, options["dtype"])
+    if place == "cuda":
+        options["device_map"] = {"": 0}
+    with _telling(weights):
+        if quantisation == "int8" and place == "cpu":
+            return _load_int8(weights.path, _LOCAL | options)
+        return AutoModelForCausalLM.from_pretrained(weights.path, use_safetensors=True, **_LOCAL, **options)
+
+
+def _compiled(parts: LlamaParts, report: Report | None) -> Llama:
     import torch
 
-    from tuner.llama import Llama, fits
+    from tuner.llama import Llama
 
-    if not fits(model):
-        return None
     if report is not None:
         report("Preparing the model; the first time on a processor this takes up to half a minute.")
-    compiled = Llama(model, torch.get_num_threads())
+    compiled = Llama(parts, torch.get_num_threads())
     compiled.prepare()
     return compiled
 
@@ -203,8 +255,14 @@ def _bitsandbytes(quantisation: Quantisation, dtype: Any) -> Any:
     )
 
 
-def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+def _window(config: Any) -> int:
+    return int(getattr(config, "max_position_embeddings", None) or _DEFAULT_WINDOW)
+
+
+def _eos_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
     """The ends the model was published with, and the one its chat template closes an answer with."""
-    published = model.generation_config.eos_token_id
+    files = [folder / "generation_config.json", folder / "config.json"]
+    settings = [json.loads(path.read_text("utf-8")) for path in files if path.is_file()]
+    published = next((part["eos_token_id"] for part in settings if "eos_token_id" in part), None)
     ends = published if isinstance(published, list) else [published]
     return frozenset(int(end) for end in [*ends, tokenizer.eos_token_id, answer_end_id(tokenizer)] if end is not None)

@@ -13,6 +13,8 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from indexer.cores import set_for_new_threads, work_alone
+
 Work = Callable[[int], None]
 
 
@@ -32,10 +34,7 @@ class Crew:
             arguments = (number, inbox, self._done)
             threading.Thread(target=_serve, args=arguments, name=f"tandem-crew-{number}", daemon=True).start()
             self._done.get()
-        # The last count that was set is the one that new threads get.
-        restorer = threading.Thread(target=torch.set_num_threads, args=(usual,))
-        restorer.start()
-        restorer.join()
+        set_for_new_threads(usual)
 
     def do(self, work: Work) -> None:
         """Call work(number) in every thread, wait for all of them, and raise the error of one that failed."""
@@ -66,9 +65,7 @@ def crew_of(size: int) -> Crew:
 def _serve(number: int, inbox: SimpleQueue[Work], done: SimpleQueue[BaseException | None]) -> None:
     import torch
 
-    # A thread takes the usual count when it first looks at it; only then can it have its own.
-    torch.get_num_threads()
-    torch.set_num_threads(1)
+    work_alone()
     done.put(None)
     while True:
         work = inbox.get()

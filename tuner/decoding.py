@@ -28,12 +28,8 @@ class Steps:
     """One request: ids are read, logits come out. `cache` holds what has been read."""
 
     def __init__(self, base: BaseModel, room: int) -> None:
-        from tuner.stepcache import StepCache
-
-        self.cache: Any = base.compiled.cache(room) if base.compiled else StepCache(base.model.config, room)
-        self._base, self._model, self._device = base, base.model, base.device
-        # The logits of one position are vocabulary-sized; most models can leave out all but the last.
-        self._can_leave_out = "logits_to_keep" in inspect.signature(base.model.forward).parameters
+        self._base = base
+        self.cache: Any = base.compiled.cache(room) if base.compiled else _library_cache(base, room)
 
     def read(self, ids: Sequence[int], last: int = 1) -> Any:
         """Read `ids` after what was read before; (last, vocabulary) logits of what may follow the last ones."""
@@ -41,11 +37,14 @@ class Steps:
             return self._base.compiled.read(self.cache, ids, last)
         import torch
 
-        options: dict[str, Any] = {"logits_to_keep": last} if self._can_leave_out else {}
+        model = self._base.model
+        # The logits of one position are vocabulary-sized; most models can leave out all but the last.
+        can_leave_out = "logits_to_keep" in inspect.signature(model.forward).parameters
+        options: dict[str, Any] = {"logits_to_keep": last} if can_leave_out else {}
         # Not around the whole request: the mode belongs to a thread, and a server may step an iterator from several.
         with torch.inference_mode():
-            batch = torch.tensor([list(ids)], device=self._device)
-            output = self._model(input_ids=batch, past_key_values=self.cache.library, use_cache=True, **options)
+            batch = torch.tensor([list(ids)], device=self._base.device)
+            output = model(input_ids=batch, past_key_values=self.cache.library, use_cache=True, **options)
             return output.logits[0, -last:]
 
     def peek(self, ids: Sequence[int], last: int = 1) -> Any:
@@ -75,15 +74,21 @@ class Steps:
 
 def can_draft(base: BaseModel) -> bool:
     """Whether drafts can be checked with this model, and taken back when wrong; prepares it for that."""
-    from tuner.stepcache import StepCache
-
-    if not StepCache(base.model.config, 1).is_plain:
+    if base.compiled:
+        return True
+    if not _library_cache(base, 1).is_plain:
         return False
-    if base.compiled or base.device != "cpu":
+    if base.device != "cpu":
         return True
     from tuner.rowwise import attend_by_rows
 
     return attend_by_rows(base.model) or base.quantisation != "int8"
+
+
+def _library_cache(base: BaseModel, room: int) -> Any:
+    from tuner.stepcache import StepCache
+
+    return StepCache(base.model.config, room)
 
 
 def greedy(logits: Any) -> int:

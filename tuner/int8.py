@@ -10,8 +10,6 @@ reads or copies the weight (merge, DoRA, modules_to_save); nor has it a gradient
   times larger than the rest, and one scale for all would leave nothing for the others. Layers that narrow (the end
   of a feed-forward block, keys and values) get them in two parts, coarse and rest, over the same weights: the former
   have the largest outliers, the latter are read by every later token.
-- Processors without instructions for int8 (VNNI) add up pairs of such products in 16 bits, which overflows, so there
-  the whole numbers are multiplied as floats.
 - The output layer only has to name the best token: see `Int8Head`.
 
 Llamas do not come through here (tuner/llama.py); they have the same weights, and the same products in fewer passes.
@@ -21,20 +19,17 @@ Notation: m rows (tokens), i in_features, o out_features.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from indexer.int8 import multiply, to_int8_rows
 from tuner.kernels import few_rows
 
 # Up to so many tokens are taken row by row; a draft with the token before it is shorter.
 MOST_ROWS = 16
-HAS_INT8_PRODUCTS = torch.cpu._is_vnni_supported()
 _TINY = torch.finfo(torch.float32).tiny
 # Entries of the output layer that are computed exactly. The best float token was never below rank 4 of int8.
 _SHORTLIST = 64
-# Rows that are made floats at once.
-_ROWS_WIDENED = 4096
 
 
 class Int8Linear(nn.Linear):
@@ -47,7 +42,7 @@ class Int8Linear(nn.Linear):
         # No values: PEFT reads only the device and dtype, to place its own matrices.
         self.weight = nn.Parameter(torch.empty(0), requires_grad=False)
         self.register_parameter("bias", None)
-        self.values, self.scales = _rounded(linear.weight.detach())
+        self.values, self.scales = to_int8_rows(linear.weight.detach())
         # A copy, so that nothing here keeps the memory of the float model.
         self._bias = None if linear.bias is None else linear.bias.detach().clone()
         self._fine = fine
@@ -84,18 +79,6 @@ class Int8Linear(nn.Linear):
             product += multiply(rest.to(torch.int8), self.values) / 253
         sums = self.values.sum(dim=1, dtype=torch.float32)
         return product.mul_(step).add_(middle * sums).mul_(self.scales)
-
-
-def multiply(x: Tensor, values: Tensor, out: Tensor | None = None) -> Tensor:
-    """The product of int8 (m, i) and the transpose of int8 (o, i) in int32 (m, o), into `out` if given."""
-    if out is None:
-        out = torch.empty((len(x), len(values)), dtype=torch.int32)
-    if HAS_INT8_PRODUCTS:
-        return torch._int_mm(x, values.t(), out=out)
-    for start in range(0, len(values), _ROWS_WIDENED):
-        # Float32 counts to 2^24, which sums of so few products hardly reach.
-        out[:, start : start + _ROWS_WIDENED] = x.float() @ values[start : start + _ROWS_WIDENED].float().t()
-    return out
 
 
 class Int8Head(Int8Linear):
@@ -137,17 +120,3 @@ def to_int8(model: nn.Module) -> None:
 def int8_layer(linear: nn.Linear) -> Int8Linear:
     """What takes the place of `linear`."""
     return Int8Linear(linear, fine=linear.in_features > linear.out_features)
-
-
-def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(o, i) float -> values (o, i) int8 and the scales (o,) of their rows: max |w| / 127."""
-    # NumPy asks the system for large pages; reading the weights is what a step waits for (13.4 ms, not 16.6).
-    values = torch.from_numpy(np.empty(tuple(weight.shape), np.int8))
-    scales = torch.empty(len(weight))
-    # In parts: the whole output layer as floats is the largest thing that was ever in memory.
-    for start in range(0, len(weight), _ROWS_WIDENED):
-        part = weight[start : start + _ROWS_WIDENED].float()
-        scale = (part.abs().amax(dim=1) / 127).clamp_min(_TINY)
-        values[start : start + _ROWS_WIDENED] = (part / scale[:, None]).round_()
-        scales[start : start + _ROWS_WIDENED] = scale
-    return values, scales

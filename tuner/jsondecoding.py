@@ -65,7 +65,7 @@ class JsonDecoding:
 
         try:
             return from_tokenizer(
-                self._base.tokenizer, n_vocab=self._base.model.config.vocab_size, eos_token=sorted(self._base.eos_ids)
+                self._base.tokenizer, n_vocab=self._base.vocabulary, eos_token=sorted(self._base.eos_ids)
             )
         except ValueError as error:
             raise TandemError(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tuner.llamaprompt import Rounded
+from indexer.rounding import Rounded
 from tuner.llamastep import Weights
 
 NOTHING = np.empty((0, 0), np.float32)

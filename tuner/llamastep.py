@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import carray  # type: ignore[attr-defined]
 
+from indexer.compiled import compiled
 from tuner.kernels import (
     add_adapter,
     as_pointer,
     attend,
-    compiled,
     few_float_rows,
     few_rows,
     meet,

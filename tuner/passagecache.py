@@ -17,13 +17,11 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from indexer.errors import TandemError
 from tuner.basemodel import BaseModel
-
-if TYPE_CHECKING:
-    from tuner.stepcache import Kept
+from tuner.kept import Kept
 
 # What a key is of: "head" or "passage", the adapter as attached (None without one), the tokens.
 Key = tuple[str, str | None, tuple[int, ...]]
@@ -77,6 +75,10 @@ class Rotation:
 
     def __init__(self, base: BaseModel) -> None:
         self._base = base
+        if base.compiled:
+            # Its keys are turned by these alone.
+            self._frequencies = base.compiled.frequencies
+            return
         body = getattr(base.model, base.model.base_model_prefix, None)
         rotary = getattr(body, "rotary_emb", None)
         frequencies = getattr(rotary, "inv_freq", None)
@@ -90,9 +92,7 @@ class Rotation:
 
     def moved(self, kept: Kept, position: int) -> Kept:
         """What was read from position 0 on, as if read from `position` on."""
-        from tuner.stepcache import Kept as _Kept
-
-        return _Kept(self._turned(kept.keys, position), kept.values)
+        return Kept(self._turned(kept.keys, position), kept.values)
 
     def _turned(self, keys: Any, position: int) -> Any:
         import torch

@@ -10,7 +10,6 @@ Notation: L layers, h heads of keys, n tokens, d dimensions of a head.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,18 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """Keys and values of n tokens, each (L, h, n, d)."""
-
-    keys: Tensor
-    values: Tensor
-
-    @property
-    def bytes(self) -> int:
-        """The memory it takes."""
-        return sum(part.numel() * part.element_size() for part in (self.keys, self.values))
+from tuner.kept import Kept
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types

@@ -38,7 +38,7 @@ def load_streamed(folder: Path) -> Any | None:
     with init_empty_weights():
         # Parameters are named and shaped, but take no memory; buffers, as for rotary positions, are computed.
         model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    files = _files(folder)
+    files = files_by_tensor(folder)
     tied = set(getattr(model, "all_tied_weights_keys", {}))
     if set(files) != set(model.state_dict()) - tied:
         return None
@@ -51,7 +51,7 @@ def load_streamed(folder: Path) -> Any | None:
             tied_done = True
         module = model.get_submodule(path)
         parts = {f"{path}.{part}".lstrip("."): part for part in (*module._parameters, *module._buffers)}
-        found = {parts[name]: value for name, value in _read(files, parts)}
+        found = {parts[name]: value for name, value in read_tensors(files, parts)}
         if any(value.shape != getattr(module, part).shape for part, value in found.items()):
             return None
         is_linear = type(module) is nn.Linear and bool(found)
@@ -90,7 +90,7 @@ def _tied_to_int8(model: nn.Module, tied: set[str], files: dict[str, Path]) -> N
     give_back()
 
 
-def _files(folder: Path) -> dict[str, Path]:
+def files_by_tensor(folder: Path) -> dict[str, Path]:
     """The file that each tensor is in."""
     from safetensors import safe_open
 
@@ -101,7 +101,7 @@ def _files(folder: Path) -> dict[str, Path]:
         return {name: folder / _ONE_FILE for name in file.keys()}  # noqa: SIM118  # it is not iterable
 
 
-def _read(files: dict[str, Path], names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+def read_tensors(files: dict[str, Path], names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
     """The tensors among `names` that the files hold. Each file is opened for itself: closing it frees its pages."""
     from safetensors import safe_open
 
@@ -115,7 +115,7 @@ def _map_anew(model: nn.Module, files: dict[str, Path]) -> None:
     """Packing the output layer has brought all rows of the embedding into memory; an answer needs a few of them."""
     for path, module in model.named_modules():
         if isinstance(module, nn.Embedding):
-            for name, value in _read(files, [f"{path}.weight"]):
+            for name, value in read_tensors(files, [f"{path}.weight"]):
                 if value.dtype == module.weight.dtype:
                     model.get_parameter(name).data = value
 

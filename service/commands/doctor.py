@@ -98,7 +98,8 @@ def _available_memory() -> int | None:
 def _embedder(settings: Settings, store: Store) -> Iterator[Finding]:
     weights = chosen_weights(settings, verify=True)
     embedder = SentenceTransformerEmbedder(weights)
-    yield Finding("embedder", True, f"{weights.name}, SHA-256 {weights.sha256[:16]}, {embedder.dimension} dimensions")
+    told = f"{weights.name}, SHA-256 {weights.sha256[:16]}, {embedder.dimension} dimensions, {embedder.precision}"
+    yield Finding("embedder", True, told)
     try:
         with store.read() as snapshot:
             made_with = snapshot.generation.embedder
