@@ -30,7 +30,6 @@ from indexer.bertloops import add_product, gelu_rows, norm_rows, round_rows, wid
 from indexer.int8 import multiply, to_int8_rows
 from indexer.rounding import Product, Rounded
 
-_NOTHING = np.empty((0, 0), np.float32)
 _NO_FINE = np.empty((0, 0), np.int32)
 _NAMED = ("hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers")
 
@@ -59,7 +58,7 @@ class _Linear:
     def product(self, part: _Part, whole: Tensor) -> Product:
         """What was rounded times this matrix, in `whole` (m, o)."""
         multiply(part.coarse, self.values, whole)
-        return Product(whole.numpy(), _NO_FINE, part.rounded.grids, self.sums, self.scales, _NOTHING)
+        return Product(whole.numpy(), _NO_FINE, part.rounded.grids, self.sums, self.scales)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,6 @@ class Product(NamedTuple):
     grids: Any
     sums: Any  # (o,), of the rows of the weights
     scales: Any
-    added: Any  # (m, o) or (0, 0): floats to add
 
 
 @compiled
@@ -73,7 +72,3 @@ def widen(product: Product, token: int, row: Any) -> None:
     start, part = row.shape[0] - product.fine.shape[1], step / _PARTS
     for place in range(product.fine.shape[1]):
         row[start + place] += np.float32(product.fine[token, place]) * part * scales[start + place]
-    if product.added.shape[0]:
-        added = product.added[token]
-        for place in range(row.shape[0]):
-            row[place] += added[place]

@@ -54,6 +54,7 @@ OWNERS = {
         "tuner.llamacache",
         "tuner.llamafiles",
         "tuner.llamalora",
+        "tuner.llamamatrix",
         "tuner.llamaroom",
     },
     "transformers": {
@@ -176,6 +177,7 @@ def test_importing_everything_loads_no_heavy_library() -> None:
             "tuner.llamacache",
             "tuner.llamafiles",
             "tuner.llamalora",
+            "tuner.llamamatrix",
             "tuner.llamaprompt",
             "tuner.llamaroom",
             "tuner.llamastep",

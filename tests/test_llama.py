@@ -29,7 +29,7 @@ from tuner.int8 import Int8Head, Int8Linear, to_int8
 from tuner.kernels import attend, few_rows, meet, silu_times
 from tuner.llama import Llama, _cuts
 from tuner.llamafiles import LlamaParts, read_llama
-from tuner.llamaprompt import round_normed, update
+from tuner.llamaprompt import Adapted, round_normed, update
 from tuner.quiet import quiet
 
 IDS = [5, 6, 7, 8, 9, 40, 41, 42, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 30, 31, 33, 36, 39, 44]
@@ -349,7 +349,9 @@ def test_rounding_loses_less_than_half_a_step() -> None:
     whole, fine = (part.astype(np.int32) @ weights.T.astype(np.int32) for part in (coarse, rest))
     start = rng.normal(size=(5, 7)).astype(np.float32)
     sums, out = weights.sum(axis=1).astype(np.float32), start.copy()
-    update(out, Product(whole, fine, grids, sums, scales, np.empty((0, 0), np.float32)), np.empty(7, np.float32))
+    product = Product(whole, fine, grids, sums, scales)
+    nothing = np.empty((0, 0), np.float32)
+    update(out, product, Adapted(nothing, nothing, np.zeros(1, np.int64)), np.empty((4, 7), np.float32))
     expected = floats @ (weights * scales[:, None]).T
     np.testing.assert_allclose(out - start, expected, atol=2e-2 * np.abs(expected).max() / 10)
     few = np.empty((5, 7), np.float32)

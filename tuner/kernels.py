@@ -126,15 +126,22 @@ def few_float_rows(weights: Any, x: Any, out: Any, start: int, end: int) -> None
 
 
 @compiled
-def add_adapter(matrix: Any, between: Any, out: Any, row: int, block: int) -> None:
-    """Add an adapter's second matrix (o, r) to column `row` of out (m, o); its inner values are `block` of between."""
-    rank = matrix.shape[1]
-    for token in range(out.shape[0]):
-        inner = between[token]
-        total = np.float32(0)
-        for place in range(rank):
-            total += matrix[row, place] * inner[block * rank + place]
-        out[token, row] += total
+def add_low_rank(second: Any, inner: Any, first: int, out: Any, start: int, end: int) -> None:
+    """Add an adapter's second matrix (r, o) times inner[first : first + r] to out[start:end] of (o,)."""
+    rank, part = second.shape[0], out[start:end]
+    by_four = rank - rank % 4
+    # Four rows at once, because else reading and writing `out` takes longer than to add. All parts begin at 0: a loop
+    # that begins elsewhere checks every place for being negative.
+    for place in range(0, by_four, 4):
+        a, b, c, d = inner[first + place], inner[first + place + 1], inner[first + place + 2], inner[first + place + 3]
+        w, x = second[place, start:end], second[place + 1, start:end]
+        y, z = second[place + 2, start:end], second[place + 3, start:end]
+        for column in range(part.shape[0]):
+            part[column] += a * w[column] + b * x[column] + c * y[column] + d * z[column]
+    for place in range(by_four, rank):
+        a, w = inner[first + place], second[place, start:end]
+        for column in range(part.shape[0]):
+            part[column] += a * w[column]
 
 
 @compiled

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from indexer.int8 import multiply
 from tuner.crew import Crew, crew_of
@@ -37,13 +36,15 @@ from tuner.llamalora import (
     lora_of,
     read_lora,
 )
-from tuner.llamaprompt import Places, place_heads, round_normed, round_product, round_seen, update
-from tuner.llamaroom import PromptRoom
+from tuner.llamaprompt import Places, place_heads, round_normed, round_product, round_seen, share_out, update
+from tuner.llamaroom import PromptRoom, RoomFor
 from tuner.llamastep import Pass, Rows, Scratch, Weights, step
 
 # Keys that a product of one token with all of its weights costs as much as: what cuts of a prompt are weighed by.
 _PRODUCTS = 1000
 _FAILED = 1 << 40
+# Tokens whose attention is computed at once.
+_BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,41 +241,52 @@ class Llama:
             return
         weights, cache, room = self._weights, prompt.cache, self._rooms[number].of(end - start)
         lora, counters, rows = self._adapter, self._crew.counters, end - start
-        first, known = cache.length + start, cache.length + end
+        first = cache.length + start
         places = Places(first, self._cos, self._sin)
         x, plain = prompt.x[start:end].numpy(), weights.out.shape[2]
-        queries = room.queries.view(-1, rows, self._size)
-        mask = torch.ones((rows, known), dtype=torch.bool).tril(first)
+        queries = room.queries.view(len(cache.keys[0]), -1, self._size)
         for layer in range(len(weights.norms)):
             round_normed(x, weights.norms[layer, 0], self._epsilon, room.flat.rounded, True)
             values = self._parts.heads.values[layer]
             multiply(room.flat.coarse, values, room.heads)
             multiply(room.flat.rest, values[plain:], room.fine)
-            added = lora.product(HEADS, layer, room.flat.floats, room.added)
+            added = lora.added(HEADS, layer, room.flat, room.adapter)
             keys, past = cache.keys[layer], cache.values[layer]
-            product = self._parts.heads.product(layer, room.heads, room.fine, room.flat, added)
-            place_heads(product, places, room.heads_row, queries.numpy(), keys.numpy(), past.numpy())
+            product = self._parts.heads.product(layer, room.heads, room.fine, room.flat)
+            place_heads(product, added, places, room.heads_rows, queries.numpy(), keys.numpy(), past.numpy())
             count(counters, 1 + number)
             for other in range(number):
                 wait_for(counters, 1 + other, layer + 1)
-            seen = scaled_dot_product_attention(
-                queries[None], keys[None, :, :known], past[None, :, :known], attn_mask=mask, enable_gqa=True
-            )[0]
-            round_seen(seen.contiguous().numpy(), room.seen.rounded)
+            _attend(queries, keys, past, first, room)
             multiply(room.seen.coarse, self._parts.out.values[layer], room.out)
-            added = lora.product(OUT, layer, room.seen.floats, room.added)
-            update(x, self._parts.out.product(layer, room.out, None, room.seen, added), room.out_row)
+            added = lora.added(OUT, layer, room.seen, room.adapter)
+            update(x, self._parts.out.product(layer, room.out, None, room.seen), added, room.out_rows)
             round_normed(x, weights.norms[layer, 1], self._epsilon, room.flat.rounded, False)
             multiply(room.flat.coarse, self._parts.inner.values[layer], room.gates)
-            added = lora.product(INNER, layer, room.flat.floats, room.added)
-            product = self._parts.inner.product(layer, room.gates, None, room.flat, added)
-            round_product(product, room.gates_row, room.inner.rounded)
+            added = lora.added(INNER, layer, room.flat, room.adapter)
+            product = self._parts.inner.product(layer, room.gates, None, room.flat)
+            round_product(product, added, room.gates_rows, room.inner.rounded)
             multiply(room.inner.both, self._parts.down.values[layer], room.down)
-            added = lora.product(DOWN, layer, room.inner.floats, room.added)
-            product = self._parts.down.product(layer, room.down[:rows], room.down[rows:], room.inner, added)
-            update(x, product, room.out_row)
+            added = lora.added(DOWN, layer, room.inner, room.adapter)
+            product = self._parts.down.product(layer, room.down[:rows], room.down[rows:], room.inner)
+            update(x, product, added, room.out_rows)
         for row in range(max(start, prompt.cuts[-1] - prompt.last), end):
             normed(x[row - start], weights.norm, self._epsilon, prompt.states[row - prompt.cuts[-1]])
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, first: int, room: RoomFor) -> None:
+    """What the queries (g, m h / g, d) see of keys and values (g, n, d), rounded; their first token is at `first`.
+
+    A block of tokens at a time, so that little is computed of what a token must not see.
+    """
+    per = queries.shape[1] // room.tokens
+    for start in range(0, room.tokens, _BLOCK):
+        end = min(start + _BLOCK, room.tokens)
+        scores, totals = room.scores(len(keys), (end - start) * per, first + end)
+        torch.bmm(queries[:, start * per : end * per], keys[:, : first + end].transpose(1, 2), out=scores)
+        share_out(scores.numpy(), first + start, totals)
+        seen = torch.bmm(scores, values[:, : first + end])
+        round_seen(seen.numpy(), totals, start, room.seen.rounded)
 
 
 def _cuts(before: int, tokens: int, threads: int) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +24,11 @@ from torch import Tensor
 
 from indexer.freed import give_back
 from indexer.int8 import to_int8_rows
-from indexer.rounding import Product
 from tuner.llamalora import ATTENTION, FEED_FORWARD
-from tuner.llamaroom import Part
+from tuner.llamamatrix import Matrix
 from tuner.streamed import files_by_tensor, read_tensors
 
-_NO_FINE = np.empty((0, 0), np.int32)
 _NORMS = ("input_layernorm", "post_attention_layernorm")
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """One matrix of every layer: int8 values (L, o, i), the scales and the sums of their rows (L, o)."""
-
-    values: Tensor
-    scales: Any
-    sums: Any
-
-    def product(self, layer: int, whole: Tensor, fine: Tensor | None, rounded: Part, added: Any) -> Product:
-        """What came of multiplying it with what was rounded, for compiled code."""
-        rest = _NO_FINE if fine is None else fine.numpy()
-        return Product(whole.numpy(), rest, rounded.rounded.grids, self.sums[layer], self.scales[layer], added)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,18 +161,11 @@ def _shapes(form: _Form) -> dict[str, tuple[int, ...]]:
 
 def _joined(read: Callable[[str], Tensor], layers: Sequence[str], names: Sequence[str]) -> Matrix:
     """These weights of every layer, one behind the other."""
-    made = None
-    for number, layer in enumerate(layers):
-        values, scales = to_int8_rows(torch.cat([read(f"{layer}{name}.weight") for name in names]))
-        if made is None:
-            shape = (len(layers), *values.shape)
-            made = (torch.from_numpy(np.empty(shape, np.int8)), *torch.empty((2, len(layers), len(values))))
-        made[0][number], made[1][number] = values, scales
-        made[2][number] = values.sum(dim=1)
-    give_back()
-    if made is None:
-        raise ValueError("the model has no layers")
-    return Matrix(made[0], made[1].numpy(), made[2].numpy())
+    return Matrix.of([partial(_read_layer, read, layer, names) for layer in layers])
+
+
+def _read_layer(read: Callable[[str], Tensor], layer: str, names: Sequence[str]) -> Tensor:
+    return torch.cat([read(f"{layer}{name}.weight") for name in names])
 
 
 def _frequencies(form: _Form) -> Tensor:

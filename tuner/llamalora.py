@@ -8,14 +8,17 @@ Notation: as in tuner/llamastep.py.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tuner.llamaroom import NOTHING
+from indexer.int8 import multiply
+from tuner.llamamatrix import Matrix
+from tuner.llamaprompt import Adapted, widen_inner
+from tuner.llamaroom import NOTHING, AdapterRoom, Part
 from tuner.llamastep import Adapter, Weights
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
@@ -25,7 +28,7 @@ HEADS, OUT, INNER, DOWN = range(4)
 
 
 class Lora:
-    """Room for an adapter of one rank, all zeros at first."""
+    """Room for an adapter of one rank, all zeros at first. `ready` is called when all of it is put."""
 
     def __init__(self, weights: Weights, rank: int = 0) -> None:
         layers, queries = len(weights.norms), weights.out.shape[2]
@@ -34,38 +37,48 @@ class Lora:
         # Where the blocks of each of the four matrices begin and end.
         ends = ((queries, groups, groups), (weights.out.shape[1],), (inner, inner), (weights.down.shape[1],))
         self.rank = rank
-        self._bounds = tuple((0, *np.cumsum(some).tolist()) for some in ends)
+        self._bounds = tuple(np.array((0, *np.cumsum(some))) for some in ends)
         self._first = tuple(
             torch.from_numpy(np.zeros((layers, len(some) * rank, side.shape[2]), np.float32))
             for some, side in zip(ends, sides, strict=True)
         )
-        self._second = tuple(torch.from_numpy(np.zeros((layers, side.shape[1], rank), np.float32)) for side in sides)
+        self._second = tuple(torch.from_numpy(np.zeros((layers, rank, side.shape[1]), np.float32)) for side in sides)
         both = zip(self._first, self._second, strict=True)
         self.arrays = Adapter(*(part.numpy() for pair in both for part in pair))
+        self._rounded: tuple[Matrix, ...] = ()
 
     def put(self, layer: int, number: int, first: Tensor, second: Tensor, factor: float) -> None:
         """Set the matrices (r, i) and (o, r) of a linear layer; `number` is its place in _PLACES."""
         matrix, block = _PLACES[number]
         rank, bounds = len(first), self._bounds[matrix]
         self._first[matrix][layer, block * self.rank : block * self.rank + rank] = first * factor
-        self._second[matrix][layer, bounds[block] : bounds[block + 1], :rank] = second
+        self._second[matrix][layer, :rank, bounds[block] : bounds[block + 1]] = second.t()
+
+    def ready(self) -> Lora:
+        """Round the first matrices, for prompts, whose tokens are rounded anyway."""
+        self._rounded = tuple(Matrix.of([partial(_whole, layer) for layer in first]) for first in self._first)
+        return self
 
     def shapes(self, number: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Of the two matrices of the linear layer `number`."""
         matrix, block = _PLACES[number]
         start, end = self._bounds[matrix][block : block + 2]
-        return (self.rank, self._first[matrix].shape[2]), (end - start, self.rank)
+        return (self.rank, self._first[matrix].shape[2]), (int(end - start), self.rank)
 
-    def product(self, matrix: int, layer: int, x: Tensor, room: Tensor) -> Any:
-        """What the adapter adds to this matrix's product with x (m, i): (m, o) in `room`; (0, 0) at rank 0."""
+    def added(self, matrix: int, layer: int, part: Part, room: AdapterRoom) -> Adapted:
+        """What the adapter adds to this matrix's product with what was rounded, m tokens."""
+        second, bounds = self.arrays[2 * matrix + 1][layer], self._bounds[matrix]
         if self.rank == 0:
-            return NOTHING
-        first, second, bounds = self._first[matrix][layer], self._second[matrix][layer], self._bounds[matrix]
-        between, product = x @ first.t(), room.view(-1)[: len(x) * bounds[-1]].view(len(x), bounds[-1])
-        for block, (start, end) in enumerate(pairwise(bounds)):
-            part = between[:, block * self.rank : (block + 1) * self.rank]
-            torch.mm(part, second[start:end].t(), out=product[:, start:end])
-        return product.numpy()
+            return Adapted(NOTHING, second, bounds)
+        first = self._rounded[matrix]
+        whole, between = room.of(len(part.coarse), first.values.shape[1])
+        multiply(part.coarse, first.values[layer], whole)
+        widen_inner(first.product(layer, whole, None, part), between)
+        return Adapted(between, second, bounds)
+
+
+def _whole(matrix: Tensor) -> Tensor:
+    return matrix
 
 
 # Settings that plain LoRA has, or that say nothing about how it is computed.
@@ -115,7 +128,7 @@ def read_lora(settings: dict[str, Any], tensors: dict[str, Tensor], weights: Wei
         if (first.shape, second.shape) != lora.shapes(number):
             return None
         lora.put(layer, number, first.float(), second.float(), factor)
-    return lora
+    return lora.ready()
 
 
 @torch.no_grad()
@@ -131,4 +144,4 @@ def lora_of(layers: Any, key: str, weights: Weights) -> Lora:
     lora = Lora(weights, rank)
     for (place, number), module in found.items():
         lora.put(place, number, module.lora_A[key].weight, module.lora_B[key].weight, module.scaling[key])
-    return lora
+    return lora.ready()

@@ -6,13 +6,14 @@ This module is imported by functions that need torch only.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from indexer.rounding import Rounded
+from tuner.llamaprompt import TOGETHER
 from tuner.llamastep import Weights
 
 NOTHING = np.empty((0, 0), np.float32)
@@ -48,13 +49,35 @@ class RoomFor:
         self.tokens = tokens
         queries, heads, width, inner = widths
         self.queries = torch.empty(tokens * queries)
+        self._scores = torch.empty(0)
         self.flat, self.seen, self.inner = (Part(tokens, columns) for columns in (width, queries, inner))
         self.heads, self.fine = _whole(tokens, heads), _whole(tokens, heads - queries)
         self.out, self.gates, self.down = _whole(tokens, width), _whole(tokens, 2 * inner), _whole(2 * tokens, width)
-        self.added = torch.empty((tokens, max(heads, 2 * inner)))
-        self.heads_row, self.out_row, self.gates_row = (
-            np.empty(columns, np.float32) for columns in (heads, width, 2 * inner)
+        self.adapter = AdapterRoom()
+        self.heads_rows, self.out_rows, self.gates_rows = (
+            np.empty((TOGETHER, columns), np.float32) for columns in (heads, width, 2 * inner)
         )
+
+    def scores(self, groups: int, rows: int, known: int) -> tuple[Tensor, Any]:
+        """Room for scores (g, rows, n) and their totals (g, rows)."""
+        size = groups * rows * known
+        if len(self._scores) < size:
+            self._scores = torch.empty(size)
+        return self._scores[:size].view(groups, rows, known), np.empty((groups, rows), np.float32)
+
+
+class AdapterRoom:
+    """Room for the inner values of an adapter: whole numbers (m, n) as PyTorch has them, and floats as NumPy has."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, int], tuple[Tensor, Any]] = {}
+
+    def of(self, tokens: int, columns: int) -> tuple[Tensor, Any]:
+        """The room for so many."""
+        shape = (tokens, columns)
+        if shape not in self._kept:
+            self._kept[shape] = (_whole(tokens, columns), np.empty(shape, np.float32))
+        return self._kept[shape]
 
 
 def _whole(rows: int, columns: int) -> Tensor:

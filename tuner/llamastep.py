@@ -16,7 +16,7 @@ from numba import carray  # type: ignore[attr-defined]
 
 from indexer.compiled import compiled
 from tuner.kernels import (
-    add_adapter,
+    add_low_rank,
     as_pointer,
     attend,
     few_float_rows,
@@ -47,7 +47,7 @@ class Weights(NamedTuple):
 
 
 class Adapter(NamedTuple):
-    """LoRA beside Weights, float32: first matrices (L, blocks r, i), scaled as the adapter is, second (L, o, r).
+    """LoRA beside Weights, float32: first matrices (L, blocks r, i), scaled as the adapter is, second (L, r, o).
 
     Blocks are q, k, v of `heads` and gate, up of `inner`. Rank 0 is no adapter.
     """
@@ -154,9 +154,10 @@ def _find_heads(thread: int, work: Pass, layer: int, flat: Any) -> None:
     start, end = share(thread, work.threads, heads + 2 * groups)
     for head in range(start, end):
         block = 0 if head < heads else (1 if head < heads + groups else 2)
-        for row in range(head * size, (head + 1) * size):
-            add_adapter(adapter.heads_second[layer], room.heads_between, room.heads, row, block)
+        second, first = adapter.heads_second[layer], block * adapter.heads_second.shape[1]
         for token in range(rows.x.shape[0]):
+            begin = head * size
+            add_low_rank(second, room.heads_between[token], first, room.heads[token], begin, begin + size)
             place = rows.places[token]
             if block < 2:
                 turn(room.heads[token], head * size, size, work.cos[place], work.sin[place])
@@ -207,10 +208,11 @@ def _feed_forward(thread: int, work: Pass, layer: int, flat: Any, bits: Any) -> 
     side = (weights.inner[layer], weights.inner_scales[layer], adapter.inner_first[layer])
     _multiply(thread, work, side, flat, (room.inner, room.inner_between))
     start, end = share(thread, work.threads, inner)
-    for row in range(start, end):
-        add_adapter(adapter.inner_second[layer], room.inner_between, room.inner, row, 0)
-        add_adapter(adapter.inner_second[layer], room.inner_between, room.inner, inner + row, 1)
+    second = adapter.inner_second[layer]
     for token in range(flat.shape[0]):
+        between, product = room.inner_between[token], room.inner[token]
+        add_low_rank(second, between, 0, product, start, end)
+        add_low_rank(second, between, second.shape[0], product, inner + start, inner + end)
         silu_times(
             room.inner[token, start:end],
             room.inner[token, inner + start : inner + end],
@@ -227,7 +229,5 @@ def _add(x: Any, product: Any, second: Any, between: Any) -> None:
     """Add a product, and an adapter's part of it, to x (m, D)."""
     for token in range(x.shape[0]):
         for place in range(x.shape[1]):
-            total = np.float32(0)
-            for inner in range(second.shape[1]):
-                total += second[place, inner] * between[token, inner]
-            x[token, place] += product[token, place] + total
+            x[token, place] += product[token, place]
+        add_low_rank(second, between[token], 0, x[token], 0, x.shape[1])
