@@ -182,7 +182,7 @@ def test_pairs_are_taught_and_the_service_uses_the_result(
     for name, value in (("HOME", settings.home), ("WEIGHTS", weights_cache.resolve()), ("CORPORA", tmp_path)):
         monkeypatch.setenv(f"TANDEM_{name}", str(value))
     options = ["--pairs", str(tmp_path / "pairs.jsonl"), "--base-model", str(small), "--name", "taught"]
-    options += ["--epochs", "8", "--learning-rate", "0.003", "--batch-size", "4", "--json", "--force"]
+    options += ["--epochs", "16", "--learning-rate", "0.003", "--batch-size", "4", "--json", "--force"]
     result = CliRunner().invoke(app, ["tune", "--recipe", "answerability", *options])
     assert result.exit_code == 0, result.output
     body = json.loads(result.stdout)

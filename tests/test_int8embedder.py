@@ -61,7 +61,7 @@ def product() -> tuple[Product, Any]:
     values, scales = to_int8_rows(torch.from_numpy(random.normal(0, 1, (24, 16)).astype(np.float32)))
     sums = values.sum(dim=1, dtype=torch.float32).numpy()
     whole = multiply(torch.from_numpy(rounded.coarse), values).numpy()
-    made = Product(whole, np.empty((0, 0), np.int32), rounded.grids, sums, scales.numpy(), np.empty((0, 0), np.float32))
+    made = Product(whole, np.empty((0, 0), np.int32), rounded.grids, sums, scales.numpy())
     return made, back(rounded).astype(np.float64) @ (values.numpy() * scales.numpy()[:, None]).T
 
 

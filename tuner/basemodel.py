@@ -133,7 +133,7 @@ def processor(threads: int = 0) -> str:
     """
     import torch
 
-    int8 = "int8 instructions" if torch.cpu._is_vnni_supported() else "no int8 instructions, so activations of 7 bits"
+    int8 = "int8 instructions" if torch.cpu._is_vnni_supported() else "no int8 instructions, so prompts in floats"
     return f"{told_threads(threads)}, {torch.backends.cpu.get_cpu_capability()}, {int8}"
 
 
