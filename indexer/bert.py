@@ -138,7 +138,7 @@ class _Part:
 
     def __init__(self, floats: Tensor, coarse: Tensor, grids: Tensor) -> None:
         self.floats, self.coarse, self._grids = floats, coarse, grids
-        # Nothing is kept of what rounding takes away: it is a tenth of what rounding the weights does.
+        # Nothing is kept of what rounding takes away, so the place for it is never written to.
         self.rounded = Rounded(floats.numpy(), coarse.numpy(), coarse.numpy(), grids.numpy())
 
     @staticmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from indexer.batches import batches
 from indexer.cores import keep_to_container
 from indexer.errors import TandemError
 from indexer.folders import file_sha256
@@ -196,18 +197,6 @@ class _Loaded:
         values = {"input_ids": matrix, "attention_mask": mask, "token_type_ids": np.zeros_like(matrix)}
         wanted = {name: value for name, value in values.items() if name in self._inputs or name == "attention_mask"}
         return {name: torch.from_numpy(value).to(self._model.device) for name, value in wanted.items()}
-
-
-def batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Places of texts of about one length, longest first, whose padded lengths add up to at most `most`, or one."""
-    batch: list[int] = []
-    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > most:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
 
 
 def _copy(tokenizer: Any) -> Any:

@@ -8,20 +8,21 @@ float32, on a GPU say, is searched with these.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from indexer.batches import batches
 from indexer.cores import lone_workers
 from indexer.plainembedder import Form
 
 if TYPE_CHECKING:
     from indexer.bert import Bert
 
-# Tokens of one pass. More do not stay in the processor's cache, and questions wait for them where cores are few.
+# Tokens of one pass. Passes of 230 to 3,700 take as long a token; small ones share the cores evenly and need less room.
 MOST_TOKENS = 512
 _NEEDED = ("tokenizer.json", "model.safetensors")
 
@@ -57,13 +58,13 @@ class Int8Embedder:
     def __call__(self, ids: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
         """The ids of n texts -> (n, d) unit vectors."""
         rows = np.empty((len(ids), self.dimension), np.float32)
-        batches = list(packed([len(text) for text in ids], MOST_TOKENS))
-        workers = self._questions if len(batches) == 1 else self._documents
+        passes = list(batches([len(text) for text in ids], MOST_TOKENS))
+        workers = self._questions if len(passes) == 1 else self._documents
 
         def embed(places: list[int]) -> None:
             rows[places] = self._pooled([ids[place] for place in places])
 
-        for done in [workers.submit(embed, places) for places in batches]:
+        for done in [workers.submit(embed, places) for places in passes]:
             done.result()
         return rows
 
@@ -73,20 +74,6 @@ class Int8Embedder:
         is_first = self._form.pooling == "cls"
         rows = tokens[starts[:-1]] if is_first else np.add.reduceat(tokens, starts[:-1], axis=0)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def packed(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Places of texts, longest first, whose lengths add up to at most `most`, or one."""
-    batch: list[int] = []
-    total = 0
-    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        if batch and total + lengths[place] > most:
-            yield batch
-            batch, total = [], 0
-        batch.append(place)
-        total += lengths[place]
-    if batch:
-        yield batch
 
 
 def _longest(folder: Path) -> int:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.embedding import SentenceTransformerEmbedder, batches
+from indexer.batches import batches
+from indexer.embedding import SentenceTransformerEmbedder
 from indexer.errors import TandemError
 from indexer.weights import Weights, embedder_weights
 

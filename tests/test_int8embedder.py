@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import indexer.int8
 from indexer.bert import Bert, fits
@@ -23,7 +21,7 @@ from indexer.bertloops import add_product, gelu_rows, norm_rows, widen_rows
 from indexer.embedding import SentenceTransformerEmbedder
 from indexer.errors import TandemError
 from indexer.int8 import multiply, to_int8_rows
-from indexer.int8embedder import Int8Embedder, can_be_int8, packed
+from indexer.int8embedder import Int8Embedder, can_be_int8
 from indexer.rounding import Product, Rounded, round_row
 from indexer.weights import Weights
 
@@ -111,14 +109,6 @@ def test_gelu_is_right_to_what_its_docstring_says() -> None:
         gelu_rows(made, row.astype(np.float32), rounded)
         expected = np.array([value * 0.5 * (1 + math.erf(value / math.sqrt(2))) for value in row])
         assert (np.abs(rounded.floats[0] - expected) <= 5e-5 * np.maximum(1, np.abs(row)) + 1e-6).all()
-
-
-@given(st.lists(st.integers(1, 600), max_size=60), st.integers(1, 2000))
-def test_batches_hold_every_text_once_and_keep_to_the_budget(lengths: list[int], most: int) -> None:
-    made = list(packed(lengths, most))
-    assert sorted(place for batch in made for place in batch) == list(range(len(lengths)))
-    for batch in made:
-        assert len(batch) == 1 or sum(lengths[place] for place in batch) <= most
 
 
 def write_bert(folder: Path, *, part_of_larger: bool = False, dtype: torch.dtype = torch.float32) -> Any:

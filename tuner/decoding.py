@@ -30,6 +30,8 @@ class Steps:
     def __init__(self, base: BaseModel, room: int) -> None:
         self._base = base
         self.cache: Any = base.compiled.cache(room) if base.compiled else _library_cache(base, room)
+        # The logits of one position are vocabulary-sized; most models can leave out all but the last.
+        self._can_leave_out = not base.compiled and "logits_to_keep" in inspect.signature(base.model.forward).parameters
 
     def read(self, ids: Sequence[int], last: int = 1) -> Any:
         """Read `ids` after what was read before; (last, vocabulary) logits of what may follow the last ones."""
@@ -37,14 +39,11 @@ class Steps:
             return self._base.compiled.read(self.cache, ids, last)
         import torch
 
-        model = self._base.model
-        # The logits of one position are vocabulary-sized; most models can leave out all but the last.
-        can_leave_out = "logits_to_keep" in inspect.signature(model.forward).parameters
-        options: dict[str, Any] = {"logits_to_keep": last} if can_leave_out else {}
+        options: dict[str, Any] = {"logits_to_keep": last} if self._can_leave_out else {}
         # Not around the whole request: the mode belongs to a thread, and a server may step an iterator from several.
         with torch.inference_mode():
             batch = torch.tensor([list(ids)], device=self._base.device)
-            output = model(input_ids=batch, past_key_values=self.cache.library, use_cache=True, **options)
+            output = self._base.model(input_ids=batch, past_key_values=self.cache.library, use_cache=True, **options)
             return output.logits[0, -last:]
 
     def peek(self, ids: Sequence[int], last: int = 1) -> Any:

@@ -1,7 +1,7 @@
 """A Llama's files -> int8 weights in the form that its compiled pass reads, one layer after the other.
 
-The library's model is not made: importing what makes it takes two seconds of a start and 100 MB, and nothing of it is
-needed but for adapters that are not plain LoRA (tuner/attach.py). Of the model as floats never more than a layer is in
+The library's model is not made: importing what makes it takes two seconds of a start, and nothing of it is needed but
+for adapters that are not plain LoRA (tuner/attach.py). Of the model as floats never more than a layer is in
 memory.
 This module is imported by functions that need torch only.
 
@@ -14,7 +14,6 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,11 +160,8 @@ def _shapes(form: _Form) -> dict[str, tuple[int, ...]]:
 
 def _joined(read: Callable[[str], Tensor], layers: Sequence[str], names: Sequence[str]) -> Matrix:
     """These weights of every layer, one behind the other."""
-    return Matrix.of([partial(_read_layer, read, layer, names) for layer in layers])
-
-
-def _read_layer(read: Callable[[str], Tensor], layer: str, names: Sequence[str]) -> Tensor:
-    return torch.cat([read(f"{layer}{name}.weight") for name in names])
+    floats = (torch.cat([read(f"{layer}{name}.weight") for name in names]) for layer in layers)
+    return Matrix.of(floats, len(layers))
 
 
 def _frequencies(form: _Form) -> Tensor:

@@ -8,7 +8,6 @@ Notation: as in tuner/llamastep.py.
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,7 +55,7 @@ class Lora:
 
     def ready(self) -> Lora:
         """Round the first matrices, for prompts, whose tokens are rounded anyway."""
-        self._rounded = tuple(Matrix.of([partial(_whole, layer) for layer in first]) for first in self._first)
+        self._rounded = tuple(Matrix.of(first, len(first)) for first in self._first)
         return self
 
     def shapes(self, number: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -75,10 +74,6 @@ class Lora:
         multiply(part.coarse, first.values[layer], whole)
         widen_inner(first.product(layer, whole, None, part), between)
         return Adapted(between, second, bounds)
-
-
-def _whole(matrix: Tensor) -> Tensor:
-    return matrix
 
 
 # Settings that plain LoRA has, or that say nothing about how it is computed.

@@ -7,7 +7,7 @@ Notation: as in tuner/llamastep.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,15 +32,15 @@ class Matrix:
     sums: Any
 
     @staticmethod
-    def of(layers: Sequence[Callable[[], Tensor]]) -> Matrix:
-        """From what gives (o, i) floats of each layer. Raises ValueError when there is no layer."""
-        if not layers:
+    def of(layers: Iterable[Tensor], count: int) -> Matrix:
+        """From the (o, i) floats of so many layers, taken one after the other. Raises ValueError when there is none."""
+        if not count:
             raise ValueError("the model has no layers")
         for number, floats in enumerate(layers):
-            rounded, row_scales = to_int8_rows(floats())
+            rounded, row_scales = to_int8_rows(floats)
             if number == 0:
-                values = torch.from_numpy(np.empty((len(layers), *rounded.shape), np.int8))
-                scales, sums = torch.empty((2, len(layers), len(rounded)))
+                values = torch.from_numpy(np.empty((count, *rounded.shape), np.int8))
+                scales, sums = torch.empty((2, count, len(rounded)))
             values[number], scales[number], sums[number] = rounded, row_scales, rounded.sum(dim=1)
         give_back()
         return Matrix(values, scales.numpy(), sums.numpy())

@@ -49,7 +49,7 @@ def question_ms(embedder: SentenceTransformerEmbedder, questions: Sequence[str])
 
 
 def values(judged: JudgedSet, names: Sequence[str], documents: Vectors, questions: Vectors) -> Scores:
-    """nDCG@10 of every question."""
+    """nDCG@10 of every question, by the cosines of (n, d) documents and (q, d) questions."""
     found = {}
     for name, scores in zip(judged.questions, questions @ documents.T, strict=True):
         best = np.argsort(-scores, kind="stable")[:DEPTH]

@@ -1,8 +1,9 @@
 """Searches while another process syncs the same home over and over: errors, empty results, mixed generations, latency.
 
-python tests/benchmarks/search_while_syncing.py [--requests 10000] [--files 300] [--out result.json]
+python tests/benchmarks/search_while_syncing.py [--answers] [--requests 10000] [--files 300] [--out result.json]
 Every sync replaces every file by its next version, so two versions in one result would be a mixed generation. A result
-must also be of the generation it says it is of. The hashing embedder of the tests stands in for the model, so the
+must also be of the generation it says it is of. With --answers whole answers are asked for, whose generator quotes the
+version in its prompt. The hashing embedder of the tests stands in for the model, so the
 times are those of the retrieval. Idle latency is measured before and after, on the same index.
 """
 
@@ -10,25 +11,33 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from crash import PlainLoader
-from fakes import HashingEmbedder
+from fakes import FixedAdapters, HashingEmbedder, ScriptedGenerator
 
 import indexer.sync
 from indexer.chunking import ChunkSize
+from indexer.records import Passage
 from indexer.retrieval import Retriever
 from indexer.store import Store
 from indexer.sync import sync
+from service.answering import Answerer, Question
+from service.settings import Settings
+from tuner.prompt import Prompt
 
 SIZE = ChunkSize(40, 8)
+Find = Callable[[str], tuple[int | None, tuple[Passage, ...], str]]
 
 
 def write(corpus: Path, version: int, files: int) -> None:
@@ -50,26 +59,44 @@ def sync_for_ever(home: Path, corpus: Path, files: int) -> None:
         time.sleep(0.2)
 
 
-def ask(retriever: Retriever, chance: random.Random, count: int) -> tuple[list[float], dict[str, int], set[int]]:
+def search(retriever: Retriever, question: str) -> tuple[int | None, tuple[Passage, ...], str]:
+    """The generation, the passages, and the text to look through."""
+    found = retriever.retrieve(question, 10)
+    return found.generation, found.passages, ""
+
+
+def answer(answerer: Answerer, question: str) -> tuple[int | None, tuple[Passage, ...], str]:
+    """As search, by the answering path, with the text of the answer; a refusal counts as empty."""
+    found = answerer.answer(Question(question, mode="rag"))
+    return found.index_generation, () if found.refused else found.passages, found.answer
+
+
+def quote(prompt: Prompt) -> str:
+    """What a model would copy: the version that the first passage of the prompt names."""
+    versions = re.findall(r"version\d+", prompt.messages[-1]["content"])
+    return f"The file is of {versions[0]} [1]." if versions else "There is none."
+
+
+def ask(find: Find, chance: random.Random, count: int) -> tuple[list[float], dict[str, int], set[int | None]]:
     """Milliseconds of each request, what went wrong, the generations seen."""
     wrong = {"errors": 0, "empty": 0, "mixed": 0}
     times: list[float] = []
-    generations: set[int] = set()
-    of_generation: dict[int, str] = {}
+    generations: set[int | None] = set()
+    of_generation: dict[int | None, str] = {}
     for _ in range(count):
         question = f"which file says word{chance.randrange(97)}"
         started = time.perf_counter()
         try:
-            found = retriever.retrieve(question, 10)
+            generation, passages, said = find(question)
         except Exception as error:
             print(repr(error), file=sys.stderr)
             wrong["errors"] += 1
             continue
         times.append(1000 * (time.perf_counter() - started))
-        versions = {passage.chunk.text.split()[4] for passage in found.passages}
+        versions = {passage.chunk.text.split()[4] for passage in passages} | set(re.findall(r"version\d+", said))
         wrong["empty"] += not versions
-        generations.add(found.generation)
-        first = of_generation.setdefault(found.generation, min(versions, default=""))
+        generations.add(generation)
+        first = of_generation.setdefault(generation, min(versions, default=""))
         wrong["mixed"] += len(versions) > 1 or versions != {first}
     return times, wrong, generations
 
@@ -77,6 +104,7 @@ def ask(retriever: Retriever, chance: random.Random, count: int) -> tuple[list[f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--answers", action="store_true")
     parser.add_argument("--files", type=int, default=300)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -93,12 +121,16 @@ def main() -> None:
             sync_for_ever(home, corpus, given.files)
         store = Store(home)
         retriever = Retriever(store, HashingEmbedder())
-        idle = ask(retriever, chance, given.requests // 10)[0]
+        find: Find = partial(search, retriever)
+        if given.answers:
+            settings = Settings(home=home, corpora=(corpus,), chunk_tokens=40, chunk_overlap=8, min_relevance=0)
+            find = partial(answer, Answerer(retriever, ScriptedGenerator(quote), settings, FixedAdapters()))
+        idle = ask(find, chance, given.requests // 10)[0]
         os.kill(child, signal.SIGCONT)
-        busy, wrong, generations = ask(retriever, chance, given.requests)
+        busy, wrong, generations = ask(find, chance, given.requests)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        idle += ask(retriever, chance, given.requests // 10)[0]
+        idle += ask(find, chance, given.requests // 10)[0]
     figures = {
         "requests": given.requests,
         "generations": len(generations),
