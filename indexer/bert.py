@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from indexer.bertloops import add_product, gelu_rows, norm_rows, round_rows, widen_rows
+from indexer.freed import give_back
 from indexer.int8 import multiply, to_int8_rows
 from indexer.rounding import Product, Rounded
 
@@ -89,6 +90,7 @@ class Bert:
             self._norm = _norm(tensor, "embeddings.LayerNorm.")
             first_type = tensor("embeddings.token_type_embeddings.weight")[0].float()
             self._places = tensor("embeddings.position_embeddings.weight").float() + first_type
+        give_back()
         # Opened anew and left in the file: of its words only those that occur are ever read into memory.
         with _tensors(folder) as tensor:
             self._words = tensor("embeddings.word_embeddings.weight")

@@ -13,6 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tuner.basemodel import BaseModel
 from tuner.generation import Piece, TorchGenerator
@@ -30,12 +31,16 @@ class CachedGenerator(TorchGenerator):
         base: BaseModel,
         *,
         entries: int,
-        passage_bytes: int = 0,
-        at_once: int = 1,
-        refusal_threshold: float | None = None,
+        files: Path | None = None,
+        file_bytes: int = 0,
+        **options: Any,
     ) -> None:
-        """Raises TandemError as TorchGenerator does."""
-        super().__init__(base, passage_bytes=passage_bytes, at_once=at_once, refusal_threshold=refusal_threshold)
+        """`options` are those of TorchGenerator, and it raises what that does.
+
+        `files` is the folder for what was read of passages, up to `file_bytes`; None keeps it in memory only.
+        """
+        super().__init__(base, **options)
+        self._files, self._file_bytes = files, file_bytes
         self.hits = 0
         self.misses = 0
         self._entries = entries
@@ -63,6 +68,8 @@ class CachedGenerator(TorchGenerator):
             self._kept.clear()
         if not is_first:
             super().forget_passages()
+        if self._files is not None:
+            super().keep_passages(self._files, generation, self._file_bytes)
 
     def generate(
         self,

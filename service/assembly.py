@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 Report = Callable[[str], None]
 WAIT_SECONDS = 0.5
 
+# Of the home: what was read of passages.
+PASSAGES = "passages"
+
 
 def silent(message: str) -> None:
     """Report nothing."""
@@ -112,8 +115,11 @@ def load_retriever(
     )
 
 
-def load_generator(settings: Settings, report: Report = silent, *, answers: int = 0) -> CachedGenerator:
-    """The base model of the settings with the home's adapters, keeping so many texts. Raises TandemError."""
+def load_generator(settings: Settings, report: Report = silent, *, keep: bool = False) -> CachedGenerator:
+    """The base model of the settings with the home's adapters. Raises TandemError.
+
+    With `keep` it keeps its texts, and what it read of passages in files.
+    """
     base = load_base_model(
         settings.base_model,
         cache=settings.weights_folder,
@@ -122,11 +128,13 @@ def load_generator(settings: Settings, report: Report = silent, *, answers: int 
         threads=settings.threads,
         report=report,
     )
-    passage_bytes = settings.passage_cache_mb << 20 if settings.passage_cache == "on" else 0
     return CachedGenerator(
         base,
-        entries=answers,
-        passage_bytes=passage_bytes,
+        entries=settings.answer_cache if keep else 0,
+        files=settings.home / PASSAGES if keep and settings.passage_cache_disk_mb else None,
+        file_bytes=settings.passage_cache_disk_mb << 20,
+        passage_bytes=settings.passage_cache_mb << 20,
+        apart=settings.passage_cache == "on",
         at_once=settings.batch,
         refusal_threshold=settings.refusal_threshold,
     )
@@ -149,7 +157,7 @@ def load_answerer(
     if questions is not None:
         found.embedder = RememberingEmbedder(found.embedder, questions)
     opinion = load_opinion(settings)
-    generator = load_generator(settings, report, answers=settings.answer_cache if keep_answers else 0)
+    generator = load_generator(settings, report, keep=keep_answers)
     retriever = following(settings, found, generator.see, questions)
     return Answerer(retriever, generator, settings, HomeAdapters(settings, generator), opinion)
 

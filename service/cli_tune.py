@@ -21,6 +21,7 @@ NoEvidence = Annotated[float, typer.Option(help="Share of the asked chunks whose
 Misleading = Annotated[float, typer.Option(help="The most misleading questions, as a share of the answerable ones.")]
 Absent = Annotated[float, typer.Option(help="The most questions that no document answers, as such a share.")]
 ClosedBook = Annotated[float, typer.Option(help="Share of the answerable pairs that are also shown without passages.")]
+Altered = Annotated[float, typer.Option(help="Share of the answerable pairs also shown with a changed question.")]
 Quote = Annotated[bool, typer.Option("--quote", help="Answers quote the sentence that holds them first.")]
 
 
@@ -28,11 +29,12 @@ Quote = Annotated[bool, typer.Option("--quote", help="Answers quote the sentence
 def rows(
     pairs: Annotated[Path, typer.Option(help="Pairs about the indexed documents, JSON Lines.")],
     out: Annotated[Path | None, typer.Option(help="The file to write the rows to.")] = None,
-    k: K = 4,
+    k: K = 2,
     no_evidence: NoEvidence = 0.1,
     misleading: Misleading = 0.3,
     absent: Absent = 0.1,
     closed_book: ClosedBook = 0.05,
+    altered: Altered = 0.0,
     quote: Quote = False,
     replay: Replay = None,
     seed: Annotated[int, typer.Option(help="Of the shares and the order.")] = 0,
@@ -44,7 +46,7 @@ def rows(
         from service.commands.rows import RowSources, run_rows
         from tuner.rows import Mix
 
-        mix = Mix(k, no_evidence, misleading, absent, closed_book, seed=seed, quote=quote)
+        mix = Mix(k, no_evidence, misleading, absent, closed_book, altered, seed=seed, quote=quote)
         run_rows(load_settings(), RowSources(pairs, replay=tuple(replay or ()), mix=mix), out, as_json=as_json)
 
     run(work, as_json)
@@ -94,7 +96,7 @@ def tune(
     seed: Annotated[int | None, typer.Option(help="Of the split, the order and the first matrices; 0.")] = None,
     start_from: Annotated[str | None, typer.Option(help="An adapter to train further.")] = None,
     k: Annotated[
-        int | None, typer.Option("--k", help="The most passages a row shows, when made of --pairs; 4.")
+        int | None, typer.Option("--k", help="The most passages a row shows, when made of --pairs; 2.")
     ] = None,
     quote: Quote = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write event files for TensorBoard.")] = False,

@@ -72,10 +72,14 @@ class Settings(BaseSettings):
     chunk_tokens: int = Field(160, ge=16, description="Tokens of text in a chunk, counted by the embedder.")
     chunk_overlap: int = Field(24, ge=0, description="Tokens of a chunk that repeat the end of the one before.")
     passage_cache: Literal["off", "on"] = Field(
-        "off", description="Whether passages are read apart from each other and kept for the next questions."
+        "off",
+        description="Whether passages are read apart from each other, so that each is known again wherever it stands.",
     )
     passage_cache_mb: int = Field(
-        256, ge=1, le=1_000_000, description="The most megabytes of memory for passages that are kept so."
+        64, ge=0, le=1_000_000, description="The most megabytes of memory for what was read of passages."
+    )
+    passage_cache_disk_mb: int = Field(
+        256, ge=0, le=1_000_000, description="The most megabytes of files for it, when it comes again; 0 writes none."
     )
     answer_cache: int = Field(
         256, ge=0, le=100_000, description="Answers kept for when the same prompt comes again; 0 keeps none."

@@ -24,7 +24,7 @@ OWNERS = {
         "tuner.basemodel",
         "tuner.decoding",
         "tuner.int8",
-        "tuner.passagecache",
+        "tuner.rotation",
         "tuner.rowwise",
         "tuner.stepcache",
         "tuner.sharedcache",

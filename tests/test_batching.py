@@ -96,8 +96,8 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_twelve_requests_say_what_each_says_alone(small: BaseModel, shared: list[int], apart: bool) -> None:
-    alone = TorchGenerator(small, passage_bytes=apart * 2**24)
-    beside = TorchGenerator(small, passage_bytes=apart * 2**24, at_once=5)
+    alone = TorchGenerator(small, passage_bytes=2**24, apart=apart)
+    beside = TorchGenerator(small, passage_bytes=2**24, apart=apart, at_once=5)
     asked = prompts(small.tokenizer, 12)
     expected = [list(alone.generate(prompt, max_tokens=10 + 7 * n)) for n, prompt in enumerate(asked)]
     found = together([beside.generate(prompt, max_tokens=10 + 7 * n) for n, prompt in enumerate(asked)])

@@ -20,9 +20,10 @@ from tuner.decoding import Steps, greedy_tokens
 from tuner.generation import Piece, TorchGenerator
 from tuner.grouploss import block_mask
 from tuner.int8 import Int8Linear
+from tuner.keptparts import KeptParts
 from tuner.lookup import Lookup
-from tuner.passagecache import KeptParts, Rotation
 from tuner.prompt import Prompt, Source, build_prompt
+from tuner.rotation import Rotation
 from tuner.stepcache import Kept, StepCache
 
 WORDS = "the queen of the hive lays eggs while workers guard honey near old oak trees in late summer".split()
@@ -69,7 +70,7 @@ def text_of(base: BaseModel, ids: list[int]) -> str:
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_twenty_prompts_have_the_text_of_plain_decoding(small: BaseModel, apart: bool) -> None:
-    generator = TorchGenerator(small, passage_bytes=apart * 2**24)
+    generator = TorchGenerator(small, passage_bytes=2**24, apart=apart)
     for prompt in prompts(small.tokenizer, 20):
         ids, _ = plain_ids(small, prompt, 24, apart=apart)
         pieces = list(generator.generate(prompt, max_tokens=24))
@@ -80,7 +81,7 @@ def test_twenty_prompts_have_the_text_of_plain_decoding(small: BaseModel, apart:
 
 
 def test_joined_passages_have_the_logits_of_the_block_mask(small: BaseModel) -> None:
-    generator = TorchGenerator(small, passage_bytes=2**24)
+    generator = TorchGenerator(small, passage_bytes=2**24, apart=True)
     worst = 0.0
     for prompt in prompts(small.tokenizer, 6):
         _, expected = plain_ids(small, prompt, 1, apart=True)
@@ -95,7 +96,7 @@ def test_joined_passages_have_the_logits_of_the_block_mask(small: BaseModel) -> 
 
 
 def test_a_passage_is_read_once_and_found_again_at_another_place(small: BaseModel) -> None:
-    generator = TorchGenerator(small, passage_bytes=2**24)
+    generator = TorchGenerator(small, passage_bytes=2**24, apart=True)
     bees, wax = Source("Bees", "A hive has a queen."), Source("Wax", "Wax is made in summer.")
     first = build_prompt(small.tokenizer, "Who?", [bees, wax], limit=900)
     list(generator.generate(first, max_tokens=1))
@@ -106,7 +107,7 @@ def test_a_passage_is_read_once_and_found_again_at_another_place(small: BaseMode
 
 
 def test_what_is_kept_of_a_deleted_passage_goes(small: BaseModel) -> None:
-    generator = TorchGenerator(small, passage_bytes=2**24)
+    generator = TorchGenerator(small, passage_bytes=2**24, apart=True)
     prompt = build_prompt(small.tokenizer, "Who?", [Source("Bees", "A secret.")], limit=900)
     list(generator.generate(prompt, max_tokens=1))
     ((start, end),) = passage_spans(small.tokenizer, prompt)
@@ -127,7 +128,7 @@ def test_what_is_kept_of_a_deleted_passage_goes(small: BaseModel) -> None:
 def test_keys_of_one_adapter_are_never_used_for_another(tmp_path: Path) -> None:
     base = load_base_model(str(save_small_model(tmp_path / "model", window=1024)), cache=tmp_path, device="cpu")
     one, two = (save_adapter(tmp_path / name, base, seed=seed, name=name) for name, seed in (("one", 1), ("two", 2)))
-    generator = TorchGenerator(base, {"a": one}, passage_bytes=2**24)
+    generator = TorchGenerator(base, {"a": one}, passage_bytes=2**24, apart=True)
     prompt = next(prompts(base.tokenizer, 1))
 
     def ask(adapter: str | None, of: TorchGenerator = generator) -> str:
@@ -139,7 +140,10 @@ def test_keys_of_one_adapter_are_never_used_for_another(tmp_path: Path) -> None:
     generator.unregister("a")
     assert ask(None) == bare
     fresh = TorchGenerator(
-        load_base_model(str(tmp_path / "model"), cache=tmp_path, device="cpu"), {"b": two}, passage_bytes=2**24
+        load_base_model(str(tmp_path / "model"), cache=tmp_path, device="cpu"),
+        {"b": two},
+        passage_bytes=2**24,
+        apart=True,
     )
     assert with_two == ask("b", fresh)
     assert len({bare, with_one, with_two}) == 3
@@ -153,7 +157,7 @@ def test_a_model_without_rotary_positions_is_told(tmp_path: Path) -> None:
     GPT2LMHeadModel(config).save_pretrained(folder)
     base = load_base_model(str(folder), cache=tmp_path, device="cpu")
     with pytest.raises(TandemError, match="cannot be read apart") as caught:
-        TorchGenerator(base, passage_bytes=1)
+        TorchGenerator(base, passage_bytes=1, apart=True)
     assert caught.value.code == "conflict"
     # Without the setting it answers as ever.
     assert list(TorchGenerator(base).generate(Prompt((5, 6, 7), (), 0), max_tokens=3))
@@ -273,13 +277,13 @@ def test_the_cache_grows_and_gives_back(small: BaseModel) -> None:
 def test_real_weights_say_the_same_with_every_shortcut(weights_cache: Path, apart: bool) -> None:
     """Int8 as served: drafts, the kept beginning and joined passages, against one token a pass and nothing kept."""
     base = load_base_model("bundled", cache=weights_cache, quantisation="int8", device="cpu")
-    generator = TorchGenerator(base, passage_bytes=apart * 2**27)
+    generator = TorchGenerator(base, passage_bytes=2**27, apart=apart)
     manual = (Path(__file__).parents[1] / "corpora" / "manual" / "configuration.md").read_text().split()
     sources = [Source("Configuration", " ".join(manual[start : start + 60])) for start in range(0, 300, 60)]
     for turn, question in enumerate(("What does the setting threads do?", "Which setting names the embedder?")):
         prompt = build_prompt(base.tokenizer, question, sources[turn : turn + 3], limit=900)
         fast = list(generator.generate(prompt, max_tokens=24))
-        fresh = TorchGenerator(base, passage_bytes=apart * 2**27)
+        fresh = TorchGenerator(base, passage_bytes=2**27, apart=apart)
         fresh._drafts = False
         assert said(fast) == said(list(fresh.generate(prompt, max_tokens=24)))
         _, expected = plain_ids(base, prompt, 1, apart=apart)

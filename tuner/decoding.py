@@ -2,7 +2,7 @@
 
 Four ways to save work, none of which changes what is read or chosen:
 - room for keys and values is taken once (tuner/stepcache.py);
-- the beginning that all prompts share, up to the first passage, is read once for an adapter (tuner/passagecache.py);
+- the beginning that all prompts share, up to the first passage, is read once for an adapter (tuner/reading.py);
 - a draft of the next tokens is checked in one pass (tuner/lookup.py);
 - logits only of the positions that a token is chosen from.
 Checking a draft chooses what reading token by token chooses: bit for bit with int8 weights on a CPU (tuner/rowwise.py),

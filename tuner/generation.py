@@ -65,8 +65,8 @@ class Generator(Protocol):
 class TorchGenerator:
     """Generation in this process, of `at_once` requests together; thread-safe.
 
-    `adapters` maps names to folders; each is verified and attached on first use, then chosen per request. With
-    `passage_bytes` passages are read apart from each other, and kept up to that many bytes (tuner/reading.py).
+    `adapters` maps names to folders; each is verified and attached on first use, then chosen per request. What was
+    read of passages is kept up to `passage_bytes`; with `apart` they are read apart from each other (tuner/reading.py).
     A `refusal_threshold` (tuner/refusing.py) takes the place of those on the cards of the adapters.
     """
 
@@ -76,6 +76,7 @@ class TorchGenerator:
         adapters: Mapping[str, Path] | None = None,
         *,
         passage_bytes: int = 0,
+        apart: bool = False,
         at_once: int = 1,
         refusal_threshold: float | None = None,
     ) -> None:
@@ -87,7 +88,7 @@ class TorchGenerator:
         self._batch = Batch(base, at_once, lambda key: self._attached.switch(key))
         self._attached = AttachedAdapters(base, self._batch.alone)
         self._json = JsonDecoding(base)
-        self._reader = PromptReader(base, passage_bytes)
+        self._reader = PromptReader(base, passage_bytes, apart=apart)
         self._drafts = can_draft(base)
         self._threshold = refusal_threshold
         self._refusal, self._end = refusal_ids(base.tokenizer), answer_end_id(base.tokenizer)
@@ -135,9 +136,14 @@ class TorchGenerator:
             self._forgotten += 1
         self._reader.forget()
 
+    def keep_passages(self, folder: Path, generation: int, limit: int) -> None:
+        """Keep what was read of passages that come again in files too, for this generation of the index only."""
+        self._reader.keep_in(folder, generation, limit)
+
     def close(self) -> None:
         """Wait for the requests that are running, and refuse all others."""
         self._batch.close()
+        self._reader.close()
 
     def _check(self, prompt: Prompt, max_tokens: int) -> None:
         if len(prompt.ids) >= self.window:
@@ -191,7 +197,7 @@ class TorchGenerator:
 
     def _read(self, steps: SharedSteps, prompt: Prompt, place: Place) -> Any:
         forgotten = self._forgotten
-        logits = self._reader.read(steps, prompt, place.adapter, place.stop.is_set)
+        logits = self._reader.read(steps, prompt, self._attached.weights(place.adapter), place.stop.is_set)
         if forgotten != self._forgotten:
             # Documents changed while it was read, and it may have kept passages of theirs.
             self._reader.forget()

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# What a key is of ("head", "passage" apart from others, "placed" behind all that the tokens begin with), the weights
+# of the adapter (None without one), the tokens.
+Key = tuple[str, str | None, tuple[int, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """Keys and values of n tokens, each (L, h, n, d)."""

@@ -1,81 +1,89 @@
 """A prompt -> logits of the first token of its answer, with what was read for earlier prompts taken over.
 
-`passage_bytes` 0 reads every passage in its place, behind the ones before it, as the library would; only the beginning
-is taken over. Above 0, passages are read apart (tuner/blocks.py), kept up to that many bytes, and joined: the answer is
-that of a model whose passages do not see each other, which an adapter should have been tuned for.
+The beginning (instruction, examples, the header of the question) is the same for every question over passages. A
+passage in its place is the same wherever the prompts agree up to its end, which those of a conversation often do; it is
+kept too. Prompts are read part by part whether or not a part was kept, so an answer has the same bits either way.
+
+With `apart`, passages are read apart from each other (tuner/blocks.py) and joined, so each is known again wherever it
+stands: the answer is then that of a model whose passages do not see each other, which an adapter should have been
+tuned for. What is kept is found by the tokens and the weights, never by the name of a document: what nobody retrieves
+cannot come back. `forget` drops what is of passages, for when the documents have changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from tuner.basemodel import BaseModel
 from tuner.blocks import passage_spans
 from tuner.decoding import Steps
-from tuner.passagecache import KeptParts, Rotation
+from tuner.kept import Key
+from tuner.keptfiles import KeptFiles
+from tuner.keptparts import KeptParts
 from tuner.prompt import Prompt
+from tuner.rotation import Rotation
 
 # Beginnings are few: one for an adapter and each set of examples.
 _HEAD_BYTES = 32 << 20
 
 
 class PromptReader:
-    """Reads the prompts of one base model. Thread-safe where the steps are."""
+    """Reads prompts of one base model and keeps up to `passage_bytes` of passages. Thread-safe where the steps are."""
 
-    def __init__(self, base: BaseModel, passage_bytes: int = 0) -> None:
+    def __init__(self, base: BaseModel, passage_bytes: int = 0, *, apart: bool = False) -> None:
         """Raises TandemError when passages are to be joined and this model's cannot be."""
         self._base = base
-        self._rotation = Rotation(base) if passage_bytes else None
+        self._rotation = Rotation(base) if apart else None
         self.heads = KeptParts(_HEAD_BYTES)
         self.passages = KeptParts(passage_bytes)
 
-    def read(self, steps: Steps, prompt: Prompt, adapter: str | None, is_cancelled: Callable[[], bool]) -> Any:
+    def read(self, steps: Steps, prompt: Prompt, weights: str | None, is_cancelled: Callable[[], bool]) -> Any:
         """The (vocabulary,) logits of what follows the prompt; None when it was cancelled before.
 
-        `adapter` is the key of the adapter as attached: what was read with one is for that one only.
+        `weights` are those of the adapter, by their hash: what was read with one is for that one only.
         """
         spans = passage_spans(self._base.tokenizer, prompt) if steps.cache.is_plain else ()
         if not spans or spans[0][0] == 0:
             return steps.read_prompt(prompt.ids, is_cancelled)
-        begin, end = spans[0][0], spans[-1][1]
-        if not self._take_over_head(steps, prompt.ids[:begin], adapter, is_cancelled):
+        end = spans[0][0]
+        if not _take_over(self.heads, ("head", weights, prompt.ids[:end]), steps, 0, is_cancelled):
             return None
-        if self._rotation is None:
-            return steps.read_prompt(prompt.ids[begin:], is_cancelled)
-        for start, stop in spans:
-            if not self._join(self._rotation, steps, prompt.ids[start:stop], adapter, is_cancelled):
-                return None
+        if self._rotation or self.passages.limit:
+            for start, end in spans:
+                if self._rotation:
+                    key = ("passage", weights, prompt.ids[start:end])
+                    is_there = self._join(self._rotation, key, steps, is_cancelled)
+                else:
+                    key = ("placed", weights, prompt.ids[:end])
+                    is_there = _take_over(self.passages, key, steps, start, is_cancelled)
+                if not is_there:
+                    return None
         return steps.read_prompt(prompt.ids[end:], is_cancelled)
+
+    def keep_in(self, folder: Path, generation: int, limit: int) -> None:
+        """Keep passages that come again in files too, up to so many bytes; those of other generations are deleted."""
+        base = self._base
+        how = (base.sha256, base.quantisation, base.device, base.compiled is not None, base.name)
+        what = (*how, version("torch"), version("tandem-qa"), generation)
+        name = sha256(repr(what).encode()).hexdigest()[:32]
+        self.passages.use(KeptFiles(folder / name, limit))
 
     def forget(self) -> None:
         """Drop every passage that is kept."""
         self.passages.clear()
 
-    def _take_over_head(
-        self, steps: Steps, ids: tuple[int, ...], adapter: str | None, is_cancelled: Callable[[], bool]
-    ) -> bool:
-        key = ("head", adapter, ids)
-        kept = self.heads.get(key)
-        if kept is not None:
-            steps.cache.join(kept)
-            return True
-        if steps.read_prompt(ids, is_cancelled) is None:
-            return False
-        self.heads.put(key, steps.cache.copy(0, len(ids)))
-        return True
+    def close(self) -> None:
+        """Write the passages that came again, where there are files for them."""
+        self.passages.close()
 
-    def _join(
-        self,
-        rotation: Rotation,
-        steps: Steps,
-        ids: tuple[int, ...],
-        adapter: str | None,
-        is_cancelled: Callable[[], bool],
-    ) -> bool:
-        key = ("passage", adapter, ids)
+    def _join(self, rotation: Rotation, key: Key, steps: Steps, is_cancelled: Callable[[], bool]) -> bool:
         kept = self.passages.get(key)
         if kept is None:
+            ids = key[2]
             alone = steps.beside(len(ids))
             if alone.read_prompt(ids, is_cancelled) is None:
                 return False
@@ -83,3 +91,16 @@ class PromptReader:
             self.passages.put(key, kept)
         steps.cache.join(rotation.moved(kept, steps.cache.length))
         return True
+
+
+def _take_over(parts: KeptParts, key: Key, steps: Steps, start: int, is_cancelled: Callable[[], bool]) -> bool:
+    """Go on as if the tokens of the key from `start` on had been read, those before them being there."""
+    kept = parts.get(key)
+    if kept is not None:
+        steps.cache.join(kept)
+        return True
+    ids = key[2]
+    if steps.read_prompt(ids[start:], is_cancelled) is None:
+        return False
+    parts.put(key, steps.cache.copy(start, len(ids)))
+    return True

@@ -3,7 +3,8 @@
 A row is what the service would put before the model, and what the model should say:
     evidence     the passage that answers among the deployed retriever's own hard negatives -> "answer [n]."
     no-evidence  the same question, every passage that holds an answer removed              -> the refusal
-    misleading   a question the named document does not answer, with its passages           -> the refusal
+    misleading   a question the named document does not answer, with its passages: one of   -> the refusal
+                 the pairs, or an answerable one in which something was changed (tuner/altered.py)
     absent       a question no document answers, with what the retriever finds               -> the refusal
     closed-book  the question alone                                                         -> "answer."
 An answer is never the target when its evidence is missing. Questions about one chunk share their passages, word for
@@ -22,6 +23,7 @@ from typing import Literal, get_args
 from indexer.embedding import Vectors
 from indexer.errors import TandemError
 from indexer.retrieval import Retriever
+from tuner.altered import alter, names_in
 from tuner.embedder_rows import Library, holds, ranked_rows
 from tuner.pairs import Pair, split_by_document
 from tuner.prompt import REFUSAL, Source
@@ -58,6 +60,7 @@ class Mix:
 
     `no_evidence` is a share of the chunks that questions are about; `misleading` and `absent` are the most there may
     be of each, as a share of the answerable pairs; `closed_book` is a share of the answerable pairs, shown once more.
+    `altered` is the share of the answerable pairs that are shown once more with a question changed to a misleading one.
     `fewer` is the share of chunks shown among 1 to k - 1 passages instead of k. With `quote` the sentence that holds
     the answer is said before it, with its citation.
     """
@@ -67,6 +70,7 @@ class Mix:
     misleading: float = 0.3
     absent: float = 0.1
     closed_book: float = 0.05
+    altered: float = 0.0
     fewer: float = 0.5
     seed: int = 0
     quote: bool = False
@@ -75,7 +79,7 @@ class Mix:
         """Raise TandemError for a share that is none."""
         if not 1 <= self.k <= 100:
             raise TandemError(f"k is {self.k}.", expected="1 to 100 passages.", do="Correct it.")
-        for name in ("no_evidence", "misleading", "absent", "closed_book", "fewer"):
+        for name in ("no_evidence", "misleading", "absent", "closed_book", "altered", "fewer"):
             if not 0 <= getattr(self, name) <= 1:
                 raise TandemError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}.",
@@ -254,6 +258,11 @@ def _group_rows(chunk: int, group: Sequence[Placed], texts: _Texts, mix: Mix, rn
             shortest = _shortest(pair.answers, text)
             answer = quoted(shortest, text, n) if mix.quote else sentence(shortest, n)
             rows.append(Row("evidence", pair.question, passages, answer, documents))
+            if mix.altered and rng.random() < mix.altered:
+                unshown = [name for row in rivals[count:] for name in names_in(texts.sources([row])[0].text)]
+                changed = alter(pair.question, " ".join(source.text for source in passages), unshown, rng)
+                if changed is not None:
+                    rows.append(Row("misleading", changed, passages, REFUSAL, documents))
     return rows
 
 

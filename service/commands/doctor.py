@@ -25,7 +25,7 @@ from tuner.active import active_adapter
 from tuner.adapters import adapter_path, list_adapters, verify_adapter
 from tuner.basemodel import BaseModel, base_model_weights, load_base_model, processor
 from tuner.decoding import can_draft
-from tuner.passagecache import Rotation
+from tuner.rotation import Rotation
 
 PACKAGES = ("tandem-qa", "torch", "transformers", "peft", "sentence-transformers", "faiss-cpu", "fastapi")
 # Model, embedder, libraries and room for a long prompt, with the bundled weights.
@@ -142,9 +142,14 @@ def _speed(settings: Settings, base: BaseModel) -> Finding:
     if settings.passage_cache == "on":
         Rotation(base)
     drafts = "drafts from the passages" if can_draft(base) else "no drafts (its cache or attention does not allow them)"
-    apart = "read apart and kept" if settings.passage_cache == "on" else "read with each prompt"
+    apart = "read apart from each other" if settings.passage_cache == "on" else "read in their places"
     passes = "passes compiled for this processor" if base.compiled else "passes of the transformers library"
-    return Finding("speed", True, f"{processor(settings.threads)}; {passes}; {_load()}{drafts}; passages {apart}")
+    return Finding(
+        "speed",
+        True,
+        f"{processor(settings.threads)}; {passes}; {_load()}{drafts};"
+        f" passages are {apart} and kept up to {settings.passage_cache_mb} MB",
+    )
 
 
 def _load() -> str:

@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 uses every core.")
     options = parser.parse_args()
     rows, rest = split_rows(read_rows(options.file), 0.2, seed=0)
-    result: dict[str, Any] = {"rows": min(options.rows, len(rows))}
+    result: dict[str, Any] = {"rows": len(take(rows, options.rows))}
     for name, work in (("ours", ours), ("trl", theirs)):
         base = load_base_model(options.base_model, cache=options.weights, threads=options.threads)
         groups = encode_rows(base.tokenizer, take(rows, options.rows), limit=options.longest).groups
@@ -188,9 +188,16 @@ def main() -> None:
 
 
 def take(rows: list[Row], count: int) -> list[Row]:
-    """The first `count` rows, and the rows that show the same passages as one of them: groups stay as they are."""
-    shown = {row.passages for row in rows[:count]}
-    return [row for row in rows if row.passages in shown and row.passages][:count] or rows[:count]
+    """About `count` rows: those that show the same passages stay together, as they are in the whole file."""
+    shown: dict[object, list[Row]] = {}
+    for row in rows:
+        if row.passages:
+            shown.setdefault(row.passages, []).append(row)
+    taken: list[Row] = []
+    for alike in shown.values():
+        if len(taken) < count:
+            taken += alike
+    return taken
 
 
 if __name__ == "__main__":

@@ -1,21 +1,15 @@
-"""Keys and values of parts of prompts, kept for the next prompt: the beginning, and passages on their own.
+"""Keys of passages moved to other positions, so that a passage that was read once can stand anywhere.
 
-The beginning (instruction, examples, the header of the question) is the same for every question over passages, so its
-keys and values are too. A passage is not: it stands elsewhere, behind others. Where the passages of a prompt do not see
-each other (tuner/blocks.py), its keys and values depend on its own tokens only, and with rotary embeddings (Su et al.
-2021, arXiv 2104.09864) moving it by p positions turns each pair of dimensions of its keys by p times their frequency.
-So a passage that was read once is turned to where it stands and joined (as in Block-Attention, arXiv 2409.15355, and
-TurboRAG, arXiv 2410.07590), and only the question is left to read.
-What is kept is found by the tokens and the adapter, never by the name of a document: what nobody retrieves cannot
-come back. `clear` drops it all, for when the documents have changed.
+Where the passages of a prompt do not see each other (tuner/blocks.py), the keys and values of each depend on its own
+tokens only, and with rotary embeddings (Su et al. 2021, arXiv 2104.09864) moving it by p positions turns each pair of
+dimensions of its keys by p times their frequency. So a passage is turned to where it stands and joined (as in
+Block-Attention, arXiv 2409.15355, and TurboRAG, arXiv 2410.07590), and only the question is left to read.
 
 Notation: as in tuner/stepcache.py.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,51 +17,9 @@ from indexer.errors import TandemError
 from tuner.basemodel import BaseModel
 from tuner.kept import Kept
 
-# What a key is of: "head" or "passage", the adapter as attached (None without one), the tokens.
-Key = tuple[str, str | None, tuple[int, ...]]
 _SHIFT = 37
 # Of the largest key: float32 turns to within 1e-5, float16 and bfloat16 round the keys themselves.
 _CLOSE = 2e-2
-
-
-class KeptParts:
-    """Parts of prompts, the ones used longest ago dropped first. Thread-safe."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit  # bytes
-        self.bytes = 0
-        self._parts: OrderedDict[Key, Kept] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    def __contains__(self, key: Key) -> bool:
-        return key in self._parts
-
-    def get(self, key: Key) -> Kept | None:
-        """What is kept under this key."""
-        with self._lock:
-            kept = self._parts.get(key)
-            if kept is not None:
-                self._parts.move_to_end(key)
-            return kept
-
-    def put(self, key: Key, kept: Kept) -> None:
-        """Keep it, unless it is larger than everything may be."""
-        with self._lock:
-            if kept.bytes > self.limit or key in self._parts:
-                return
-            self._parts[key] = kept
-            self.bytes += kept.bytes
-            while self.bytes > self.limit:
-                self.bytes -= self._parts.popitem(last=False)[1].bytes
-
-    def clear(self) -> None:
-        """Drop everything."""
-        with self._lock:
-            self._parts.clear()
-            self.bytes = 0
 
 
 class Rotation:
