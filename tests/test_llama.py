@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 import indexer.int8
 from indexer.compiled import exponentials
 from indexer.errors import TandemError
+from indexer.int8 import to_int8_rows
 from indexer.rounding import Product, Rounded
 from tuner.attach import AttachedAdapters
 from tuner.basemodel import BaseModel, load_base_model
@@ -30,6 +32,7 @@ from tuner.kernels import attend, few_rows, meet, silu_times
 from tuner.llama import Llama, _cuts
 from tuner.llamafiles import LlamaParts, read_llama
 from tuner.llamaprompt import Adapted, round_normed, update
+from tuner.packed import _tensors
 from tuner.quiet import quiet
 
 IDS = [5, 6, 7, 8, 9, 40, 41, 42, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 30, 31, 33, 36, 39, 44]
@@ -76,7 +79,7 @@ def compiled_of(model: Any, threads: int) -> Llama:
 def parts_of(model: Any) -> LlamaParts | None:
     with tempfile.TemporaryDirectory() as folder, quiet():
         model.save_pretrained(folder, max_shard_size="200KB")
-        return read_llama(Path(folder))
+        return read_llama(Path(folder), Path(folder) / "int8.safetensors")
 
 
 @torch.no_grad()
@@ -246,7 +249,7 @@ def test_files_that_are_not_as_the_model_is_built_are_left_to_the_library(tmp_pa
     tensors = load_file(file)
     norm = tensors.pop("model.norm.weight")
     save_file(tensors | {"model.final.weight": norm}, file, {"format": "pt"})
-    assert read_llama(folder) is None
+    assert read_llama(folder, tmp_path / "int8.safetensors") is None
     save_file(tensors | {"model.norm.weight": norm[:5].clone()}, file, {"format": "pt"})
     with pytest.raises(TandemError, match=r"model\.norm\.weight has the shape"):
         load_base_model(str(folder), cache=tmp_path, device="cpu", quantisation="int8")
@@ -447,3 +450,27 @@ def test_a_share_that_fails_lets_the_others_go(monkeypatch: pytest.MonkeyPatch) 
         compiled.read(compiled.cache(30), IDS)
     monkeypatch.undo()
     assert torch.equal(compiled.read(compiled.cache(30), IDS), before)
+
+
+def test_int8_weights_are_kept_for_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, kept = tmp_path / "model", tmp_path / "int8" / "kept.safetensors"
+    with quiet():
+        llama().save_pretrained(folder)
+    made = read_llama(folder, kept)
+    assert made is not None and kept.is_file()
+    rounded = []
+    monkeypatch.setattr("tuner.llamafiles.to_int8_rows", lambda weight: rounded.append(weight) or to_int8_rows(weight))
+    for again in (read_llama(folder, kept), read_llama(folder, kept)):
+        assert again is not None and not rounded
+        for name, tensor in _tensors(made.int8).items():
+            assert torch.equal(_tensors(again.int8)[name], tensor), name
+    # One that was cut off, and a disk without room, cost time and nothing else.
+    kept.write_bytes(kept.read_bytes()[:-100])
+    whole = read_llama(folder, kept)
+    assert whole is not None and rounded and "is made anew" in caplog.text
+    assert np.array_equal(whole.int8.words, made.int8.words)
+    kept.unlink()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    assert read_llama(folder, kept) is not None and not kept.exists()

@@ -102,7 +102,7 @@ def load_base_model(
         keep_to_container()
     with quiet():
         tokenizer = _tokenizer(weights)
-        parts = _llama(weights) if chosen == "int8" and place == "cpu" else None
+        parts = _llama(weights, cache) if chosen == "int8" and place == "cpu" else None
 
     def load() -> Any:
         with quiet():
@@ -193,11 +193,12 @@ def _is_plain_tokenizer(folder: Path) -> bool:
     return is_plain and "auto_map" not in settings and (folder / "tokenizer.json").is_file()
 
 
-def _llama(weights: Weights) -> LlamaParts | None:
+def _llama(weights: Weights, cache: Path) -> LlamaParts | None:
     from tuner.llamafiles import read_llama
+    from tuner.packed import packed_path
 
     with _telling(weights):
-        return read_llama(weights.path)
+        return read_llama(weights.path, packed_path(cache, weights.sha256))
 
 
 def _load(weights: Weights, quantisation: Quantisation, place: str) -> Any:

@@ -68,18 +68,18 @@ class Llama:
         self._shape = (len(parts.norms), parts.groups, self._size)
         self._crew: Crew = crew_of(threads)
         self._weights = Weights(
-            heads=parts.heads.values.numpy(),
-            heads_scales=parts.heads.scales,
-            out=parts.out.values.numpy(),
-            out_scales=parts.out.scales,
-            inner=parts.inner.values.numpy(),
-            inner_scales=parts.inner.scales,
-            down=parts.down.values.numpy(),
-            down_scales=parts.down.scales,
+            heads=parts.int8.heads.values.numpy(),
+            heads_scales=parts.int8.heads.scales,
+            out=parts.int8.out.values.numpy(),
+            out_scales=parts.int8.out.scales,
+            inner=parts.int8.inner.values.numpy(),
+            inner_scales=parts.int8.inner.scales,
+            down=parts.int8.down.values.numpy(),
+            down_scales=parts.int8.down.scales,
             norms=parts.norms,
             norm=parts.norm,
-            words=parts.words,
-            words_scales=parts.words_scales,
+            words=parts.int8.words,
+            words_scales=parts.int8.words_scales,
         )
         self._none = Lora(self._weights)
         self._adapters: dict[str, Lora] = {}
@@ -247,28 +247,28 @@ class Llama:
         queries = room.queries.view(len(cache.keys[0]), -1, self._size)
         for layer in range(len(weights.norms)):
             round_normed(x, weights.norms[layer, 0], self._epsilon, room.flat.rounded, True)
-            values = self._parts.heads.values[layer]
+            values = self._parts.int8.heads.values[layer]
             multiply(room.flat.coarse, values, room.heads)
             multiply(room.flat.rest, values[plain:], room.fine)
             added = lora.added(HEADS, layer, room.flat, room.adapter)
             keys, past = cache.keys[layer], cache.values[layer]
-            product = self._parts.heads.product(layer, room.heads, room.fine, room.flat)
+            product = self._parts.int8.heads.product(layer, room.heads, room.fine, room.flat)
             place_heads(product, added, places, room.heads_rows, queries.numpy(), keys.numpy(), past.numpy())
             count(counters, 1 + number)
             for other in range(number):
                 wait_for(counters, 1 + other, layer + 1)
             _attend(queries, keys, past, first, room)
-            multiply(room.seen.coarse, self._parts.out.values[layer], room.out)
+            multiply(room.seen.coarse, self._parts.int8.out.values[layer], room.out)
             added = lora.added(OUT, layer, room.seen, room.adapter)
-            update(x, self._parts.out.product(layer, room.out, None, room.seen), added, room.out_rows)
+            update(x, self._parts.int8.out.product(layer, room.out, None, room.seen), added, room.out_rows)
             round_normed(x, weights.norms[layer, 1], self._epsilon, room.flat.rounded, False)
-            multiply(room.flat.coarse, self._parts.inner.values[layer], room.gates)
+            multiply(room.flat.coarse, self._parts.int8.inner.values[layer], room.gates)
             added = lora.added(INNER, layer, room.flat, room.adapter)
-            product = self._parts.inner.product(layer, room.gates, None, room.flat)
+            product = self._parts.int8.inner.product(layer, room.gates, None, room.flat)
             round_product(product, added, room.gates_rows, room.inner.rounded)
-            multiply(room.inner.both, self._parts.down.values[layer], room.down)
+            multiply(room.inner.both, self._parts.int8.down.values[layer], room.down)
             added = lora.added(DOWN, layer, room.inner, room.adapter)
-            product = self._parts.down.product(layer, room.down[:rows], room.down[rows:], room.inner)
+            product = self._parts.int8.down.product(layer, room.down[:rows], room.down[rows:], room.inner)
             update(x, product, added, room.out_rows)
         for row in range(max(start, prompt.cuts[-1] - prompt.last), end):
             normed(x[row - start], weights.norm, self._epsilon, prompt.states[row - prompt.cuts[-1]])

@@ -25,6 +25,7 @@ from indexer.freed import give_back
 from indexer.int8 import to_int8_rows
 from tuner.llamalora import ATTENTION, FEED_FORWARD
 from tuner.llamamatrix import Matrix
+from tuner.packed import Packed, packed_at
 from tuner.streamed import files_by_tensor, read_tensors
 
 _NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -34,14 +35,9 @@ _NORMS = ("input_layernorm", "post_attention_layernorm")
 class LlamaParts:
     """What a Llama is made of. Keys and queries are turned by `frequencies` (d / 2,)."""
 
-    heads: Matrix  # queries, keys and values, one behind the other
-    out: Matrix
-    inner: Matrix  # gate and up
-    down: Matrix
+    int8: Packed
     norms: Any  # (L, 2, D)
     norm: Any  # (D,)
-    words: Any  # (V, D) int8
-    words_scales: Any
     embedding: Tensor  # (V, D), as it lies in the file
     is_tied: bool
     groups: int
@@ -67,8 +63,10 @@ class _Form:
     rope: Mapping[str, Any]
 
 
-def read_llama(folder: Path) -> LlamaParts | None:
+def read_llama(folder: Path, packed: Path) -> LlamaParts | None:
     """The Llama in `folder`; None when it is another model, or has parts that the compiled pass has not.
+
+    `packed` is the file for its int8 weights (tuner/packed.py), read when it is there and written when not.
 
     Raises OSError, ValueError or KeyError, as the library does, for files that are not what config.json says.
     """
@@ -87,22 +85,20 @@ def read_llama(folder: Path) -> LlamaParts | None:
         return tensor
 
     layers = [f"model.layers.{number}." for number in range(form.layers)]
-    # The largest product of all is packed while little else is in memory.
-    words, scales = to_int8_rows(read("model.embed_tokens.weight" if form.is_tied else "lm_head.weight"))
-    give_back()
-    heads, out, inner, down = (
-        _joined(read, layers, names) for names in (ATTENTION[:3], ATTENTION[3:], FEED_FORWARD[:2], FEED_FORWARD[2:])
-    )
+
+    def pack() -> Packed:
+        # The largest product of all is packed while little else is in memory.
+        words, scales = to_int8_rows(read("model.embed_tokens.weight" if form.is_tied else "lm_head.weight"))
+        give_back()
+        kinds = (ATTENTION[:3], ATTENTION[3:], FEED_FORWARD[:2], FEED_FORWARD[2:])
+        heads, out, inner, down = (_joined(read, layers, names) for names in kinds)
+        return Packed(heads, out, inner, down, words.numpy(), scales.numpy())
+
     norms = [[read(f"{layer}{name}.weight").float().numpy() for name in _NORMS] for layer in layers]
     return LlamaParts(
-        heads=heads,
-        out=out,
-        inner=inner,
-        down=down,
+        int8=packed_at(packed, pack),
         norms=np.stack([np.stack(pair) for pair in norms]),
         norm=read("model.norm.weight").float().numpy().copy(),
-        words=words.numpy(),
-        words_scales=scales.numpy(),
         # Opened anew, after all of it was read: of its rows only those that occur are in memory then.
         embedding=read("model.embed_tokens.weight"),
         is_tied=form.is_tied,
