@@ -116,6 +116,18 @@ def test_questions_about_one_chunk_show_the_same_passages(library: tuple[Library
     assert len(shown) == 10 and all(len(passages) == 1 for passages in shown.values())
 
 
+def test_altered_questions_are_misleading_rows_beside_their_own(library: tuple[Library, Retriever]) -> None:
+    without, _ = made(library, Mix(misleading=0, absent=0, closed_book=0, no_evidence=0))
+    rows, _ = made(library, Mix(misleading=0, absent=0, closed_book=0, no_evidence=0, altered=1))
+    known = {pair.question for pair in pairs()}
+    changed = [row for row in rows if row.question not in known]
+    assert {row for row in rows if row.question in known} == set(without)
+    # "does" can be negated, and nothing else in these questions can be changed.
+    assert changed and all((row.kind, row.answer) == ("misleading", REFUSAL) for row in changed)
+    assert all("doesn't" in row.question for row in changed)
+    assert {row.passages for row in changed} <= {row.passages for row in without}
+
+
 def test_shares_are_kept_and_what_is_dropped_is_counted(library: tuple[Library, Retriever]) -> None:
     lost = [
         Pair("x", "Where is it?", ("nowhere",), "otter.txt", "answerable"),

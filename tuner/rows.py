@@ -105,7 +105,8 @@ def make_training_rows(
     report: Callable[[int, int], None] = lambda done, of: None,
 ) -> tuple[list[Row], Counter[str]]:
     """The rows, in a random order, and how many pairs were dropped by reason. Equal arguments give equal rows."""
-    rng = random.Random(mix.seed)
+    # Two, so that what is altered changes nothing else.
+    rng, altering = random.Random(mix.seed), random.Random(mix.seed)
     dropped: Counter[str] = Counter()
     chosen = _limited(pairs, mix, rng, dropped)
     groups: dict[int, list[Placed]] = {}
@@ -122,7 +123,7 @@ def make_training_rows(
         else:
             groups.setdefault(placed.chunk, []).append(placed)
     for chunk, group in groups.items():
-        rows += _group_rows(chunk, group, texts, mix, rng)
+        rows += _group_rows(chunk, group, texts, mix, rng, altering)
     closed = [item.pair for group in groups.values() for item in group if item.pair.kind == "answerable"]
     for pair in rng.sample(closed, round(mix.closed_book * len(closed))):
         rows.append(Row("closed-book", pair.question, (), sentence(pair.answers[0]), (pair.document or "",)))
@@ -236,7 +237,9 @@ def _words(text: str) -> list[str]:
     return [word for word in re.findall(r"\w+", text.casefold()) if len(word) > 2 or word.isdigit()]
 
 
-def _group_rows(chunk: int, group: Sequence[Placed], texts: _Texts, mix: Mix, rng: random.Random) -> list[Row]:
+def _group_rows(
+    chunk: int, group: Sequence[Placed], texts: _Texts, mix: Mix, rng: random.Random, altering: random.Random
+) -> list[Row]:
     answers = [answer for item in group for answer in item.pair.answers]
     without = rng.random() < mix.no_evidence
     rivals = [row for row in _interleaved(group) if row != chunk and not holds(texts.sources([row])[0].text, answers)]
@@ -258,9 +261,9 @@ def _group_rows(chunk: int, group: Sequence[Placed], texts: _Texts, mix: Mix, rn
             shortest = _shortest(pair.answers, text)
             answer = quoted(shortest, text, n) if mix.quote else sentence(shortest, n)
             rows.append(Row("evidence", pair.question, passages, answer, documents))
-            if mix.altered and rng.random() < mix.altered:
+            if altering.random() < mix.altered:
                 unshown = [name for row in rivals[count:] for name in names_in(texts.sources([row])[0].text)]
-                changed = alter(pair.question, " ".join(source.text for source in passages), unshown, rng)
+                changed = alter(pair.question, " ".join(source.text for source in passages), unshown, altering)
                 if changed is not None:
                     rows.append(Row("misleading", changed, passages, REFUSAL, documents))
     return rows

@@ -1,12 +1,13 @@
 """Tandem's training loop against trl's SFTTrainer with its defaults: the same rows, base model and machine, one run.
 
     python tests/benchmarks/tuning_throughput.py ROWS [--base-model bundled] [--rows 256] [--longest 1632] [--threads 1]
+                                                [--trl-learning-rate 4e-4]
 
 ROWS is a file that `tandem rows` wrote. A token is a token of a row as trl counts it: every row's prompt and answer,
 whether or not its beginning was read before; so tokens/s says how fast rows are learned from, by the clock and by the
 processor time, which other processes disturb less (on a CPU with --threads 1). Both train LoRA of rank 16 on all
 linear layers over one pass, in the same precision: bfloat16 products where the machine has instructions for them, else
-float32. trl keeps its own batch size, order and schedule. After each quarter of the rows both are measured on the same
+float32. trl keeps its own batch size, order and schedule, and its learning rate unless another is given. After each quarter of the rows both are measured on the same
 held-out rows by the same function; that is the loss curve.
 """
 
@@ -15,6 +16,7 @@ import json
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +107,9 @@ def ours(base: BaseModel, groups: list[Group], held_out: list[Group], work: Path
     return {**spent.rates(row_tokens(groups)), "held_out_loss": curve}
 
 
-def theirs(base: BaseModel, groups: list[Group], held_out: list[Group], work: Path) -> dict[str, Any]:
+def theirs(
+    base: BaseModel, groups: list[Group], held_out: list[Group], work: Path, rate: float | None
+) -> dict[str, Any]:
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import TrainerCallback
@@ -135,6 +139,7 @@ def theirs(base: BaseModel, groups: list[Group], held_out: list[Group], work: Pa
         save_strategy="no",
         use_cpu=base.device == "cpu",
         bf16=base.device == "cuda" or has_bfloat16(),
+        **({} if rate is None else {"learning_rate": rate}),
     )
     trainer = SFTTrainer(
         model=base.model,
@@ -170,10 +175,12 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=40)
     parser.add_argument("--longest", type=int, default=1632)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 uses every core.")
+    parser.add_argument("--trl-learning-rate", type=float, help="Instead of trl's default.")
     options = parser.parse_args()
     rows, rest = split_rows(read_rows(options.file), 0.2, seed=0)
     result: dict[str, Any] = {"rows": len(take(rows, options.rows))}
-    for name, work in (("ours", ours), ("trl", theirs)):
+    trl = partial(theirs, rate=options.trl_learning_rate)
+    for name, work in (("ours", ours), ("trl", trl)):
         base = load_base_model(options.base_model, cache=options.weights, threads=options.threads)
         groups = encode_rows(base.tokenizer, take(rows, options.rows), limit=options.longest).groups
         held_out = encode_rows(base.tokenizer, take(rest, options.held_out), limit=options.longest).groups
