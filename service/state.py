@@ -58,6 +58,9 @@ def gauges(service: Service) -> Iterator[Gauge]:
     if isinstance(cached, CachedGenerator):
         yield "answer_cache_hits", "Texts that were kept from an earlier prompt.", cached.hits
         yield "answer_cache_misses", "Texts that had to be generated.", cached.misses
+        yield "passage_cache_hits", "Passages whose keys and values were kept from before.", cached.passages.hits
+        yield "passage_cache_misses", "Passages that had to be read.", cached.passages.misses
+        yield "passage_cache_bytes", "Memory for what was read of passages.", cached.passages.bytes
     if questions is not None:
         yield "question_cache_hits", "Questions whose vector was kept from before.", questions.hits
         yield "question_cache_misses", "Questions that had to be embedded.", questions.misses

@@ -72,6 +72,8 @@ def test_only_what_differs_from_earlier_prompts_is_read(small: BaseModel, monkey
     read.clear()
     logits_of(generator, prompt_of(small, "Where is it made?", [WAX, BEES]))
     assert len(read) == 3  # the first of them stands elsewhere now
+    kept = generator.passages
+    assert (kept.hits, kept.misses) == (3, 5) and kept.bytes > 0
 
 
 def test_an_answer_has_the_same_bits_with_what_was_kept(small: BaseModel) -> None:

@@ -22,6 +22,7 @@ from tuner.batching import Batch, Left, Place, SharedSteps
 from tuner.chat import answer_end_id
 from tuner.decoding import can_draft, chosen_tokens, greedy, greedy_tokens
 from tuner.jsondecoding import JsonConstraint, JsonDecoding, Schema
+from tuner.keptparts import KeptParts
 from tuner.prompt import Prompt
 from tuner.reading import PromptReader
 from tuner.refusing import open_answer, refusal_ids
@@ -139,6 +140,11 @@ class TorchGenerator:
     def keep_passages(self, folder: Path, generation: int, limit: int) -> None:
         """Keep what was read of passages that come again in files too, for this generation of the index only."""
         self._reader.keep_in(folder, generation, limit)
+
+    @property
+    def passages(self) -> KeptParts:
+        """What is kept of passages, for those who count it."""
+        return self._reader.passages
 
     def close(self) -> None:
         """Wait for the requests that are running, and refuse all others."""

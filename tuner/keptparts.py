@@ -41,6 +41,8 @@ class KeptParts:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.bytes = 0
+        self.hits = 0
+        self.misses = 0
         self._parts: OrderedDict[Key, Kept] = OrderedDict()
         self._asked = _Asked(OrderedDict())
         self._files: KeptFiles | None = None
@@ -68,6 +70,8 @@ class KeptParts:
                 kept = self._files.get(key)
                 if kept is not None:
                     self._take(key, kept)
+            self.hits += kept is not None
+            self.misses += kept is None
             return kept
 
     def put(self, key: Key, kept: Kept) -> None:

@@ -7,8 +7,8 @@ ROWS is a file that `tandem rows` wrote. A token is a token of a row as trl coun
 whether or not its beginning was read before; so tokens/s says how fast rows are learned from, by the clock and by the
 processor time, which other processes disturb less (on a CPU with --threads 1). Both train LoRA of rank 16 on all
 linear layers over one pass, in the same precision: bfloat16 products where the machine has instructions for them, else
-float32. trl keeps its own batch size, order and schedule, and its learning rate unless another is given. After each quarter of the rows both are measured on the same
-held-out rows by the same function; that is the loss curve.
+float32. trl keeps its own batch size, order and schedule, and its learning rate unless another is given. After each
+quarter of the rows both are measured on the same held-out rows by the same function; that is the loss curve.
 """
 
 import argparse
