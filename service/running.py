@@ -8,6 +8,7 @@ import threading
 from indexer.embedding import Embedder
 from indexer.errors import TandemError
 from indexer.store import Store
+from service.answercache import CachedGenerator
 from service.answering import Answerer
 from service.assembly import Reindex, load_answerer, warm_up
 from service.jobs import Jobs
@@ -86,8 +87,10 @@ class Service:
             return snapshot.generation.number
 
     def close(self) -> None:
-        """Stop the jobs, send the last traces and close the store."""
+        """Stop the jobs, keep what saves time at the next start, send the last traces and close the store."""
         self.jobs.close()
+        if self._answerer is not None and isinstance(self._answerer.generator, CachedGenerator):
+            self._answerer.generator.write_passages()
         if self.tracer:
             self.tracer.close()
         self.store.close()

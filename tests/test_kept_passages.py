@@ -10,9 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from fakes import HashingEmbedder
 from small_models import save_adapter, save_small_model
 
+from indexer.chunking import ChunkSize
+from indexer.store import Store
+from indexer.sync import sync
 from service.answercache import CachedGenerator
+from service.assembly import load_answerer
+from service.question import Question
+from service.running import Service
+from service.settings import Settings
 from tuner.basemodel import BaseModel, load_base_model
 from tuner.decoding import Steps
 from tuner.generation import TorchGenerator
@@ -175,7 +183,7 @@ def test_a_restart_goes_on_with_what_came_again(tmp_path: Path) -> None:
     first = started(7)
     prompt = prompt_of(small, "Who?", [BEES, WAX])
     said = [text_of(first, prompt, "a") for _ in range(2)]
-    first.close()
+    first.write_passages()
     later = started(7)
     assert text_of(later, prompt, "a") == said[0] == said[1]
     assert len(later._reader.passages) == 2 and len(list((tmp_path / "passages").glob("*/*"))) == 2
@@ -184,7 +192,30 @@ def test_a_restart_goes_on_with_what_came_again(tmp_path: Path) -> None:
     assert len(later._reader.passages) == 4
     later.see(8)
     assert len(later._reader.passages) == 0 and not list((tmp_path / "passages").glob("*/*"))
-    later.close()
+    later.write_passages()
     text_of(again := started(9), prompt, "a")
-    again.close()
+    again.write_passages()
     assert not list((tmp_path / "passages").glob("*/*"))  # asked for once
+
+
+def test_a_service_that_ends_writes_what_came_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_small_model(tmp_path / "model", window=1024)
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "bees.txt").write_text("A hive has a queen. Bees make wax in summer.")
+    settings = Settings(
+        home=tmp_path / "home",
+        base_model=str(tmp_path / "model"),
+        device="cpu",
+        answer_cache=0,
+        mode="rag",
+        min_relevance=0,
+    )
+    store = Store(settings.home)
+    sync(store, [tmp_path / "corpus"], HashingEmbedder(), ChunkSize(40, 8))
+    answerer = load_answerer(settings, store, embedder=HashingEmbedder(), keep_answers=True)
+    service = Service(settings, store, answerer)
+    for question in ("What has a hive?", "Who makes wax?", "What has a queen?"):
+        answerer.answer(Question(question))
+    assert answerer.generator.passages.hits > 0  # type: ignore[attr-defined]
+    service.close()
+    assert list((settings.home / "passages").glob("*/*"))

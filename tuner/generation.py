@@ -141,6 +141,10 @@ class TorchGenerator:
         """Keep what was read of passages that come again in files too, for this generation of the index only."""
         self._reader.keep_in(folder, generation, limit)
 
+    def write_passages(self) -> None:
+        """Write those that came again and are in memory only, before the process ends."""
+        self._reader.passages.write()
+
     @property
     def passages(self) -> KeptParts:
         """What is kept of passages, for those who count it."""
@@ -149,7 +153,6 @@ class TorchGenerator:
     def close(self) -> None:
         """Wait for the requests that are running, and refuse all others."""
         self._batch.close()
-        self._reader.close()
 
     def _check(self, prompt: Prompt, max_tokens: int) -> None:
         if len(prompt.ids) >= self.window:

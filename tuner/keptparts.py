@@ -88,8 +88,8 @@ class KeptParts:
             if self._files is not None:
                 self._files.clear()
 
-    def close(self) -> None:
-        """Write what came again, for the next start."""
+    def write(self) -> None:
+        """Write what came again to files, if there are any, for the next start."""
         with self._lock:
             for key, kept in self._parts.items():
                 self._write(key, kept)

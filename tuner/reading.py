@@ -76,10 +76,6 @@ class PromptReader:
         """Drop every passage that is kept."""
         self.passages.clear()
 
-    def close(self) -> None:
-        """Write the passages that came again, where there are files for them."""
-        self.passages.close()
-
     def _join(self, rotation: Rotation, key: Key, steps: Steps, is_cancelled: Callable[[], bool]) -> bool:
         kept = self.passages.get(key)
         if kept is None:
