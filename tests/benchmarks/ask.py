@@ -5,7 +5,8 @@
 
 Peers, each a process of its own on loopback, with the same weights, prompt, length limit, threads and cores:
 
-    tandem        `tandem serve`, /ask; once with and once without passage_cache
+    tandem        `tandem serve`, /ask; with its defaults, with as much memory for passages as llama.cpp's prompt
+                  cache gets, and with passage_cache beside
     llama.cpp     its own server in C++ from GGUF, the program of --llama-server or what the package xllamacpp holds;
                   with and without its prompt cache
     llama-cpp-python
@@ -33,7 +34,7 @@ any processor; --llama-server takes a program built for this one (cmake -DGGML_N
 
 Passages are cold when no question before had them. They are known when the same was asked before in other words and
 found the same passages in the same order, which is the best case of every cache here.
-A passage that Tandem keeps is read apart from the others (passage_cache), which changes what the model makes of it.
+With passage_cache Tandem reads passages apart from each other, which changes what the model makes of them.
 Every number of clients gets a fresh server. Processor time is of the server alone; the peak of memory counts loading.
 """
 

@@ -54,7 +54,7 @@ class Contender:
 def contenders(peer: str, setup: Setup) -> list[Contender]:
     """The variants of a peer that are measured."""
     if peer == "tandem":
-        return [_tandem(setup, cache) for cache in ("off", "on")]
+        return [_tandem(setup), _tandem(setup, PROMPT_CACHE_MIB), _tandem(setup, PROMPT_CACHE_MIB, "on")]
     if peer == LLAMA:
         return [_llama(setup, gguf, cache=cache) for gguf in setup.ggufs for cache in (False, True)]
     if peer == "llama-cpp-python":
@@ -66,9 +66,11 @@ def contenders(peer: str, setup: Setup) -> list[Contender]:
     return [_openvino(setup, gguf) for gguf in setup.ggufs]
 
 
-def _tandem(setup: Setup, cache: str) -> Contender:
+def _tandem(setup: Setup, mebibytes: int | None = None, cache: str = "off") -> Contender:
+    """By default with the memory for passages that it has by default; with more, passages of all questions stay."""
+    room = {} if mebibytes is None else {"TANDEM_PASSAGE_CACHE_MB": str(mebibytes)}
     return Contender(
-        name=f"Tandem, passage_cache {cache}",
+        name=f"Tandem, passage_cache {cache}, {mebibytes or 'default'} MB",
         command=[str(Path(sys.executable).with_name("tandem")), "serve", "--port", "{port}"],
         ready="/readyz",
         body=lambda asked, most: {"question": asked.question, "mode": "rag", "k": setup.k, "max_tokens": most},
@@ -77,12 +79,14 @@ def _tandem(setup: Setup, cache: str) -> Contender:
             "TANDEM_WEIGHTS": str(setup.weights),
             "TANDEM_THREADS": str(setup.threads),
             "TANDEM_PASSAGE_CACHE": cache,
-            "TANDEM_PASSAGE_CACHE_MB": str(PROMPT_CACHE_MIB),
+            # What one server leaves in files, the next would know.
+            "TANDEM_PASSAGE_CACHE_DISK_MB": "0",
             "TANDEM_ANSWER_CACHE": "0",
             # More than any number of clients here: who is sent away is not measured.
             "TANDEM_QUEUE": "1024",
             "TANDEM_QUEUE_SECONDS": "3600",
             "TANDEM_LOG_LEVEL": "error",
+            **room,
         },
         is_tandem=True,
     )
