@@ -12,23 +12,22 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from indexer.changed import document_of, moved, read_alike
 from indexer.chunking import ChunkSize, split
 from indexer.database import exclusive
 from indexer.embedding import Embedder
 from indexer.embedqueue import EmbedQueue
 from indexer.errors import TandemError
-from indexer.loaders import Parsed
-from indexer.loaders.formats import inner_suffix
-from indexer.loaders.parsed import stem
 from indexer.loaders.sandbox import Loader
+from indexer.outcome import Cancelled, Outcome, Progress, Report
 from indexer.plan import Change, KnownFile, Plan, make_plan
 from indexer.publish import prune, publish, sync_running
-from indexer.records import Document, document_id
+from indexer.records import Document
 from indexer.rewrite import needs_file
 from indexer.scan import file_sha256
 from indexer.staging import Staging, drop_staged, next_number, note_times, stored_documents, unflushed
@@ -37,39 +36,6 @@ from indexer.store import VISIBLE, Generation, Store, current_generation
 log = logging.getLogger(__name__)
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-
-
-@dataclass(slots=True)
-class Progress:
-    """Counts of a running sync; `total` and `done` are files while they are read, then chunks to embed."""
-
-    stage: str = "scan"
-    done: int = 0
-    total: int = 0
-    current: str = ""
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a sync did. `added` to `unchanged` count files; a rebuild counts its files as changed."""
-
-    generation: int = 0
-    added: int = 0
-    changed: int = 0
-    renamed: int = 0
-    deleted: int = 0
-    unchanged: int = 0
-    failed: list[dict[str, str]] = field(default_factory=list)
-    chunks: int = 0
-    embedded: int = 0
-    seconds: float = 0.0
-
-
-Report = Callable[[Progress], None]
-
-
-class Cancelled(Exception):
-    """The sync was asked to stop; nothing was published."""
 
 
 def plan_sync(
@@ -240,7 +206,7 @@ class _Run:
     def _stage(self, kind: str, change: Change, loader: Loader, staging: Staging, rebuild: bool) -> bool:
         """Stage the documents of one file; False (and a failure) when it cannot be read."""
         old = change.replaces
-        if old is not None and change.sha256 == old.sha256 and _read_alike(change.file.path, old.path):
+        if old is not None and change.sha256 == old.sha256 and read_alike(change.file.path, old.path):
             self._restage(change, old, staging, rebuild)
             return True
         try:
@@ -266,12 +232,12 @@ class _Run:
         parsed = loader.parse(change.file.location)
         if file_sha256(change.file.location) != change.sha256:
             raise TandemError("The file changed while it was read.", do="It is read again by the next run.")
-        return [_document(change, part) for part in parsed]
+        return [document_of(change, part) for part in parsed]
 
     def _restage(self, change: Change, old: KnownFile, staging: Staging, rebuild: bool) -> None:
         """Stage the stored documents of a file again, under its new name or for another embedder or chunk size."""
         documents, vectors = stored_documents(self._connection, old.row)
-        documents = [_moved(document, old, change) for document in documents]
+        documents = [moved(document, old, change) for document in documents]
         chunked = [(document, split(document, self._embedder, self._size)) for document in documents]
         staging.add(change.file, change.sha256, chunked, None if rebuild else vectors)
         self._ended.append(old.row)
@@ -335,33 +301,3 @@ def _known_files(connection: sqlite3.Connection, generation: Generation | None) 
 def chunking_stamp(size: ChunkSize) -> str:
     """What a generation keeps of how its documents were chunked; another size means chunking them anew."""
     return f"recursive-2:{size.tokens}:{size.overlap}"
-
-
-def _read_alike(name: str, other: str) -> bool:
-    """Whether equal bytes under these two names are read as equal documents."""
-    return inner_suffix(name) == inner_suffix(other)
-
-
-def _moved(document: Document, old: KnownFile, change: Change) -> Document:
-    """The document under the path of its renamed file; a title that was the file's name follows."""
-    if (old.corpus, old.path) == (change.file.corpus, change.file.path):
-        return document
-    path = change.file.path + document.path.removeprefix(old.path)
-    title = stem(Path(change.file.path).name) if document.title == stem(Path(old.path).name) else document.title
-    corpus = change.file.corpus
-    return replace(document, id=document_id(corpus, path, document.text), corpus=corpus, path=path, title=title)
-
-
-def _document(change: Change, parsed: Parsed) -> Document:
-    path = change.file.path if parsed.record is None else f"{change.file.path}#{parsed.record}"
-    return Document(
-        id=document_id(change.file.corpus, path, parsed.text),
-        corpus=change.file.corpus,
-        path=path,
-        title=parsed.title or stem(Path(change.file.path).name),
-        format=parsed.format,
-        text=parsed.text,
-        pages=parsed.pages,
-        headings=parsed.headings,
-        metadata=parsed.metadata,
-    )

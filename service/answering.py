@@ -9,22 +9,22 @@ Closed book the model is shown the turns themselves.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol, cast
+from dataclasses import asdict
+from typing import Protocol, cast
 
 from indexer.errors import TandemError
-from indexer.records import Passage
 from indexer.retrieval import Retriever
 from service.admission import Admission
+from service.answer import Answer
 from service.citations import Citation, check_sentence, without_markers
+from service.draft import Draft
 from service.following import FollowingRetriever
 from service.history import Turn, bounded, standalone
 from service.links import as_text
-from service.observation import key_name, note_answer, note_question
+from service.observation import key_name, note_question
 from service.question import Mode, Question, check_question, resolve_mode
 from service.refusal import is_refusal, relevance
 from service.secondopinion import SecondOpinion
@@ -32,124 +32,8 @@ from service.sentences import SentenceStream
 from service.settings import Settings
 from service.structured import Filled, Form, check_values, read_json
 from service.styling import prompt_style
-from tuner.generation import FinishReason, Generator, Piece
+from tuner.generation import Generator
 from tuner.prompt import REFUSAL, Prompt, Source, build_prompt
-
-_MARKER = re.compile(r"\[(\d+)\]")
-RefusalReason = Literal["nothing_relevant", "model_refused", "unsupported"]
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A marker [n] of the answer, at answer[start:end], and what it points to."""
-
-    start: int
-    end: int
-    citation: Citation
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The body of /ask. Times in milliseconds from the start of the request; first_token is None if none came.
-
-    Of an answer in a form, `value` is the JSON and `fields` are the places in it (JSON Pointers), one a citation.
-    `searched_for` is the question as it was searched for, None closed book. `answerability` is the second opinion.
-    """
-
-    answer: str
-    refused: bool
-    refusal_reason: RefusalReason | None
-    mode: Mode
-    adapter: str | None
-    citations: tuple[Citation, ...]
-    passages: tuple[Passage, ...]
-    relevance: float | None
-    prompt_tokens: int
-    completion_tokens: int
-    retrieve_ms: float
-    first_token_ms: float | None
-    total_ms: float
-    index_generation: int | None
-    finish_reason: FinishReason
-    searched_for: str | None = None
-    marks: tuple[Mark, ...] = ()
-    value: Any = None
-    fields: tuple[str, ...] = ()
-    answerability: float | None = None
-
-
-@dataclass(slots=True)
-class _Draft:
-    """An answer in the making."""
-
-    mode: Mode
-    adapter: str | None
-    started: float
-    sentences: list[str] = field(default_factory=list)
-    citations: list[Citation] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
-    filled: Filled | None = None
-    searched_for: str | None = None
-    passages: tuple[Passage, ...] = ()
-    relevance: float | None = None
-    answerability: float | None = None
-    generation: int | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    retrieve_ms: float = 0.0
-    first_token_ms: float | None = None
-    finish_reason: FinishReason = "stop"
-
-    def milliseconds(self) -> float:
-        return (time.perf_counter() - self.started) * 1000
-
-    def take(self, piece: Piece) -> str:
-        """The text of a piece, after noting what came with it."""
-        if self.first_token_ms is None and piece.text:
-            self.first_token_ms = self.milliseconds()
-        self.completion_tokens = piece.completion_tokens
-        self.finish_reason = piece.finish_reason or self.finish_reason
-        return piece.text
-
-    def say(self, sentence: str, citations: Sequence[Citation]) -> str:
-        """Add a sentence; returns it with the space that joins it to the one before."""
-        joined = sentence if not self.sentences else f" {sentence}"
-        begin = sum(map(len, self.sentences)) + len(self.sentences)
-        of_number = {citation.n: citation for citation in citations}
-        for match in _MARKER.finditer(sentence):
-            if citation := of_number.get(int(match[1])):
-                self.marks.append(Mark(begin + match.start(), begin + match.end(), citation))
-        self.sentences.append(sentence)
-        self.citations.extend(citations)
-        return joined
-
-    def finish(self, refusal: RefusalReason | None) -> Answer:
-        cited = self.filled.citations if self.filled else [("", item) for item in self.citations]
-        citations = {(place, item.n, item.start, item.end): item for place, item in cited}
-        answer = Answer(
-            answer=REFUSAL if refusal else self.filled.text if self.filled else " ".join(self.sentences),
-            refused=refusal is not None,
-            refusal_reason=refusal,
-            mode=self.mode,
-            adapter=self.adapter,
-            citations=() if refusal else tuple(citations.values()),
-            passages=self.passages,
-            relevance=self.relevance,
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            retrieve_ms=self.retrieve_ms,
-            first_token_ms=self.first_token_ms,
-            total_ms=self.milliseconds(),
-            index_generation=self.generation,
-            finish_reason=self.finish_reason,
-            searched_for=self.searched_for,
-            marks=() if refusal else tuple(self.marks),
-            value=self.filled.value if self.filled else None,
-            fields=tuple(place for place, *_ in citations) if self.filled else (),
-            answerability=self.answerability,
-        )
-        note_answer(answer)
-        return answer
 
 
 class Adapters(Protocol):
@@ -198,7 +82,7 @@ class Answerer:
         mode, adapter = self.resolve(question)
         if adapter:
             self.adapters.prepare(adapter)
-        draft = _Draft(mode, adapter, time.perf_counter())
+        draft = Draft(mode, adapter, time.perf_counter())
         turns = bounded(question.history, self.settings.history, self.settings.question_chars)
         if mode in ("rag", "rag+tuned"):
             text, turns = standalone(text, turns), ()
@@ -230,7 +114,7 @@ class Answerer:
         """The mode and the adapter that will answer. Raises TandemError as resolve_mode does."""
         return resolve_mode(question, self.settings, self.adapters.active())
 
-    def _retrieve(self, draft: _Draft, text: str, question: Question) -> None:
+    def _retrieve(self, draft: Draft, text: str, question: Question) -> None:
         k = self.settings.k if question.k is None else question.k
         draft.searched_for = text
         retrieval = self.retriever.retrieve(text, k, question.where)
@@ -239,7 +123,7 @@ class Answerer:
         draft.relevance = relevance(text, retrieval.passages)
         draft.retrieve_ms = draft.milliseconds()
 
-    def _prompt(self, draft: _Draft, text: str, question: Question, turns: Sequence[Turn]) -> Prompt:
+    def _prompt(self, draft: Draft, text: str, question: Question, turns: Sequence[Turn]) -> Prompt:
         most = question.max_tokens or self.settings.max_tokens
         room = self.generator.window - most
         if room < 1:
@@ -268,7 +152,7 @@ class Answerer:
         return prompt
 
     def _generate(
-        self, draft: _Draft, prompt: Prompt, question: str, most: int, stop: threading.Event, *, is_task: bool
+        self, draft: Draft, prompt: Prompt, question: str, most: int, stop: threading.Event, *, is_task: bool
     ) -> Iterator[str | Answer]:
         sentences = SentenceStream()
         said_no = False
@@ -292,7 +176,7 @@ class Answerer:
         yield draft.finish("model_refused" if said_no else "unsupported")
 
     def _fill(
-        self, draft: _Draft, prompt: Prompt, question: str, form: Form, most: int, stop: threading.Event
+        self, draft: Draft, prompt: Prompt, question: str, form: Form, most: int, stop: threading.Event
     ) -> Iterator[str | Answer]:
         """As _generate, for JSON: checked as a whole, so it comes in one piece. Raises TandemError (no_answer)."""
         pieces = self.generator.generate(
@@ -308,7 +192,7 @@ class Answerer:
         yield answer.answer
         yield answer
 
-    def _emit(self, draft: _Draft, sentence: str, question: str, *, is_task: bool) -> Iterator[str]:
+    def _emit(self, draft: Draft, sentence: str, question: str, *, is_task: bool) -> Iterator[str]:
         """Yield the sentence if it may be said, with the space that joins it to the one before."""
         citations: Sequence[Citation] = ()
         if is_refusal(sentence) and not is_task:

@@ -12,12 +12,13 @@ from indexer.chunking import ChunkSize
 from indexer.database import DATABASE
 from indexer.embedding import Embedder, SentenceTransformerEmbedder
 from indexer.errors import TandemError
+from indexer.outcome import Cancelled, Outcome, Progress
 from indexer.publish import sync_running
 from indexer.questions import QuestionCache, RememberingEmbedder
 from indexer.rerank import CrossEncoderReranker, Reranker
 from indexer.retrieval import Retriever
 from indexer.store import Store, current_generation
-from indexer.sync import Cancelled, Outcome, Progress, known_corpora, sync
+from indexer.sync import known_corpora, sync
 from indexer.weights import Weights, embedder_weights, named_weights
 from service.answercache import CachedGenerator
 from service.answering import Answerer

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from indexer.database import exclusive, transaction
 from indexer.errors import TandemError
+from indexer.outcome import Cancelled, Outcome, Progress
 from indexer.store import Store
-from indexer.sync import Cancelled, Outcome, Progress
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from service.answering import Answer
+    from service.answer import Answer
 
 TurnedAway = Literal["rate", "queue", "stopping"]
 

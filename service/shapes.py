@@ -7,7 +7,7 @@ from typing import Any
 
 from indexer.errors import TandemError
 from indexer.records import Passage
-from service.answering import Answer
+from service.answer import Answer
 from service.citations import Citation
 
 

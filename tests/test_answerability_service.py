@@ -20,7 +20,8 @@ from indexer.chunking import ChunkSize
 from indexer.errors import TandemError
 from indexer.store import Store
 from indexer.sync import sync
-from service.answering import Answer, Answerer
+from service.answer import Answer
+from service.answering import Answerer
 from service.api.app import create_app
 from service.assembly import load_embedder, load_retriever
 from service.cli import app

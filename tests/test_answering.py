@@ -7,7 +7,8 @@ from fakes import FixedAdapters, ScriptedGenerator, wait_until
 
 from indexer.errors import TandemError
 from indexer.publish import rollback
-from service.answering import Answer, Answerer
+from service.answer import Answer
+from service.answering import Answerer
 from service.question import Question
 from tuner.prompt import REFUSAL
 

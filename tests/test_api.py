@@ -17,8 +17,9 @@ from test_gate import BASE, error, raw, status
 
 from indexer.chunking import ChunkSize
 from indexer.errors import TandemError
+from indexer.outcome import Outcome
 from indexer.store import Store
-from indexer.sync import Outcome, sync
+from indexer.sync import sync
 from service.api import streaming
 from service.api.app import create_app
 from service.jobs import FINAL, Jobs

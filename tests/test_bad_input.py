@@ -16,9 +16,10 @@ from fakes import HashingEmbedder
 from indexer import sync as sync_module
 from indexer.chunking import ChunkSize
 from indexer.errors import TandemError
+from indexer.outcome import Outcome
 from indexer.retrieval import Retriever
 from indexer.store import Store
-from indexer.sync import Outcome, sync
+from indexer.sync import sync
 
 SIZE = ChunkSize(40, 8)
 ROOT = Path(__file__).parents[1]

@@ -19,7 +19,8 @@ from indexer.loaders.encoding import clean
 from indexer.records import Passage
 from indexer.retrieval import Retriever
 from indexer.store import Store
-from service.answering import Answer, Answerer
+from service.answer import Answer
+from service.answering import Answerer
 from service.links import addresses, as_text
 from service.question import Question
 from service.settings import Settings

@@ -10,8 +10,8 @@ import pytest
 from fakes import wait_until
 
 from indexer.errors import TandemError
+from indexer.outcome import Cancelled, Outcome, Progress
 from indexer.store import Store
-from indexer.sync import Cancelled, Outcome, Progress
 from service.jobs import FINAL, HISTORY, STOPPED, Jobs
 
 Report = Callable[[Progress], None]

@@ -17,8 +17,9 @@ from test_gate import BASE, OPEN, routes_of
 
 from indexer.chunking import ChunkSize
 from indexer.errors import TandemError
+from indexer.outcome import Outcome
 from indexer.store import Store
-from indexer.sync import Outcome, sync
+from indexer.sync import sync
 from service.api.access import access_of
 from service.api.app import create_app
 from service.api.reindex import follow_job

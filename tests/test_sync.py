@@ -8,10 +8,11 @@ from fakes import HashingEmbedder
 
 from indexer.chunking import ChunkSize
 from indexer.errors import TandemError
+from indexer.outcome import Cancelled, Outcome, Progress
 from indexer.publish import rollback
 from indexer.retrieval import Retriever
 from indexer.store import Store
-from indexer.sync import Cancelled, Outcome, Progress, forget, known_corpora, plan_sync, sync
+from indexer.sync import forget, known_corpora, plan_sync, sync
 
 SIZE = ChunkSize(40, 8)
 

@@ -19,8 +19,8 @@ from starlette.testclient import TestClient
 from test_gate import BASE, error
 
 from indexer.errors import TandemError
+from indexer.outcome import Cancelled, Outcome
 from indexer.store import Store
-from indexer.sync import Cancelled, Outcome
 from service.api.app import create_app
 from service.jobs import FINAL
 from service.keys import create_key

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from indexer.errors import TandemError
 from indexer.filters import read_filter
-from service.answering import Answer
+from service.answer import Answer
 from service.api.access import Access, allowed
 from service.api.bodies import AnswerBody, ModeList
 from service.api.described import EVENTS, answers

@@ -6,7 +6,7 @@ import sys
 
 from indexer.filters import Filter
 from indexer.store import Store
-from service.answering import Answer
+from service.answer import Answer
 from service.assembly import load_answerer, load_retriever, silent
 from service.commands.console import note, out, out_json
 from service.question import Question, check_question, resolve_mode

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from indexer.errors import TandemError
 
 if TYPE_CHECKING:
-    from indexer.sync import Progress
+    from indexer.outcome import Progress
 
 STAGES = {
     "scan": "Looking",

@@ -20,10 +20,11 @@ from indexer.errors import TandemError
 from indexer.evaluation import TESTED, JudgedSet, compare, interval, measure, read_judged_set
 from indexer.loaders.encoding import clean
 from indexer.loaders.parsed import one_line
+from indexer.outcome import Progress
 from indexer.rerank import Reranker
 from indexer.retrieval import CHANNELS, RERANK_DEPTH, Ranked, Retriever
 from indexer.store import Snapshot, Store
-from indexer.sync import Progress, sync
+from indexer.sync import sync
 from service.assembly import chunk_size, load_embedder, load_reranker
 from service.commands.console import note, out, out_json, sync_progress
 from service.settings import Settings

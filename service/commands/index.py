@@ -11,10 +11,11 @@ from threading import Event
 from typing import Any
 
 from indexer.errors import TandemError
+from indexer.outcome import Outcome
 from indexer.publish import rollback
 from indexer.rewrite import describe
 from indexer.store import Snapshot, Store
-from indexer.sync import Outcome, forget, plan_sync, sync
+from indexer.sync import forget, plan_sync, sync
 from indexer.watch import changes
 from service.assembly import chunk_size, corpora_to_index, current_embedder, load_embedder
 from service.commands.console import fail, note, out, out_json, sync_progress

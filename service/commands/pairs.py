@@ -12,8 +12,8 @@ from typing import Any
 
 from indexer.errors import TandemError
 from indexer.folders import write_file
+from indexer.outcome import Progress
 from indexer.store import Store
-from indexer.sync import Progress
 from service.assembly import load_retriever
 from service.commands.console import note, out, out_json, sync_progress
 from service.settings import Settings

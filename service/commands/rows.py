@@ -11,9 +11,9 @@ from typing import Any
 
 from indexer.errors import TandemError
 from indexer.folders import file_sha256
+from indexer.outcome import Progress
 from indexer.records import content_hash
 from indexer.store import Snapshot, Store
-from indexer.sync import Progress
 from service.assembly import load_retriever
 from service.commands.console import note, out, out_json, sync_progress
 from service.settings import Settings

@@ -9,7 +9,7 @@ from typing import Any
 from indexer.database import exclusive
 from indexer.errors import TandemError
 from indexer.folders import file_sha256
-from indexer.sync import Progress as Shown
+from indexer.outcome import Progress as Shown
 from service.commands.console import note, out, out_json, sync_progress
 from service.commands.live import step_lines, stopping
 from service.commands.rows import Built, RowSources, build_rows, show_counts

@@ -14,8 +14,8 @@ import numpy as np
 from indexer.database import exclusive
 from indexer.errors import TandemError
 from indexer.folders import file_sha256
+from indexer.outcome import Progress
 from indexer.store import Store
-from indexer.sync import Progress
 from indexer.weights import Weights, embedder_weights
 from service.assembly import load_retriever
 from service.commands.console import note, out, out_json, sync_progress

@@ -16,9 +16,10 @@ from indexer.embedding import Embedder, SentenceTransformerEmbedder
 from indexer.errors import TandemError
 from indexer.evaluation import Comparison
 from indexer.folders import file_sha256
+from indexer.outcome import Progress
 from indexer.retrieval import Retriever
 from indexer.store import Store
-from indexer.sync import Progress, sync
+from indexer.sync import sync
 from indexer.weights import embedder_weights, named_weights
 from service.assembly import base_embedder, chunk_size, corpora_to_index, load_embedder
 from service.commands.console import note, out, out_json, sync_progress

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from indexer.errors import TandemError
-from indexer.sync import Progress
+from indexer.outcome import Progress
 from service.answering import Answerer
 from service.compare.arms import Arm
 from service.compare.footprint import peak_memory, reset_peak

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from indexer.errors import TandemError
+from indexer.outcome import Progress
 from indexer.store import Snapshot, Store
-from indexer.sync import Progress
 from service.answering import Answerer
 from service.compare.run import Prepared, Report
 from service.compare.sandbox import sandbox

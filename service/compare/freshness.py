@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from indexer.errors import TandemError
+from indexer.outcome import Progress
 from indexer.store import Store
-from indexer.sync import Progress
 from service.answering import Answerer
 from service.assembly import load_retriever
 from service.compare.facts import Fact, find_facts, rewrite

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from service.answering import Answer
+from service.answer import Answer
 
 ANSWERS_FILE = "answers.jsonl"
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from indexer.errors import TandemError
 from indexer.folders import file_sha256
+from indexer.outcome import Progress
 from indexer.store import Store
-from indexer.sync import Progress
 from service.answering import Answerer
 from service.compare.arms import Arm, adapter_weights, plan_arms
 from service.compare.asking import Asking, Judge, ask_all

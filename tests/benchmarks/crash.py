@@ -31,10 +31,11 @@ import indexer.sync
 from indexer.chunking import ChunkSize
 from indexer.database import open_database
 from indexer.loaders import Parsed
+from indexer.outcome import Progress
 from indexer.publish import VECTOR_FOLDER
 from indexer.retrieval import Retriever
 from indexer.store import Store
-from indexer.sync import Progress, sync
+from indexer.sync import sync
 
 SIZE = ChunkSize(40, 8)
 FILES = 12

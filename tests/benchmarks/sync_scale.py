@@ -25,8 +25,9 @@ from fakes import HashingEmbedder
 
 from indexer.chunking import ChunkSize
 from indexer.embedding import SentenceTransformerEmbedder
+from indexer.outcome import Progress
 from indexer.store import Store
-from indexer.sync import Progress, sync
+from indexer.sync import sync
 from indexer.weights import embedder_weights
 
 SIZE = ChunkSize(160, 24)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from service.answering import Answer, Mark
+from service.answer import Answer, Mark
 from service.api.streaming import Event
 from service.history import FOOTER
 from service.question import Question
