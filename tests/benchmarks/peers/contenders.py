@@ -69,8 +69,9 @@ def contenders(peer: str, setup: Setup) -> list[Contender]:
 def _tandem(setup: Setup, mebibytes: int | None = None, cache: str = "off") -> Contender:
     """By default with the memory for passages that it has by default; with more, passages of all questions stay."""
     room = {} if mebibytes is None else {"TANDEM_PASSAGE_CACHE_MB": str(mebibytes)}
+    kept = "" if mebibytes is None else f", {mebibytes} MB for passages"
     return Contender(
-        name=f"Tandem, passage_cache {cache}, {mebibytes or 'default'} MB",
+        name=f"Tandem{kept}{', passage_cache on' if cache == 'on' else ''}",
         command=[str(Path(sys.executable).with_name("tandem")), "serve", "--port", "{port}"],
         ready="/readyz",
         body=lambda asked, most: {"question": asked.question, "mode": "rag", "k": setup.k, "max_tokens": most},
