@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Sequence
@@ -190,12 +191,39 @@ def test_a_restart_goes_on_with_what_came_again(tmp_path: Path) -> None:
     # Read with the adapter, so for the bare model they are not there.
     text_of(later, prompt)
     assert len(later._reader.passages) == 4
+    # The same matrices with another weight are another adapter.
+    config = adapter / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 64}))
+    later.register("louder", adapter)
+    assert text_of(later, prompt, "louder") != said[0] and len(later._reader.passages) == 6
     later.see(8)
     assert len(later._reader.passages) == 0 and not list((tmp_path / "passages").glob("*/*"))
     later.write_passages()
     text_of(again := started(9), prompt, "a")
     again.write_passages()
     assert not list((tmp_path / "passages").glob("*/*"))  # asked for once
+
+
+def test_files_of_another_model_or_machine_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_small_model(tmp_path / "model", window=1024)
+
+    def folder_of_files() -> str:
+        base = load_base_model(str(folder), cache=tmp_path, device="cpu", quantisation="int8")
+        generator = TorchGenerator(base, passage_bytes=2**20)
+        generator._reader.keep_in(tmp_path / "passages", 1, 2**20)
+        files = generator._reader.passages._files
+        assert files is not None
+        return str(files._folder)
+
+    found = [folder_of_files(), folder_of_files()]
+    assert found[0] == found[1]
+    with monkeypatch.context() as changed:
+        changed.setattr(torch, "get_num_threads", lambda: 61)
+        found.append(folder_of_files())
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"rope_theta": 5e5}))
+    found.append(folder_of_files())
+    assert len(set(found)) == 3
 
 
 def test_a_service_that_ends_writes_what_came_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,7 @@ def test_no_state_of_the_page_breaks_a_rule(url: str, visit: Open, axe: str, wid
     expect(page.locator(".tradeoff")).to_be_visible()
     look("side by side")
     page.get_by_role("button", name="Documents", exact=True).click()
+    expect(page.get_by_role("button", name="Upload")).to_be_visible()
     page.locator("#files").set_input_files([FILE | {"name": "no.exe"}, FILE])  # type: ignore[list-item]
     page.get_by_role("button", name="Delete geese.md").click()
     look("documents")

@@ -245,6 +245,7 @@ def test_a_document_that_attacks_the_page_stays_text_everywhere(
     generator.script = "The password of the lighthouse is heron [1]."
     page = visit(url)
     page.get_by_role("button", name="Documents", exact=True).click()
+    expect(page.get_by_role("button", name="Upload")).to_be_visible()
     page.locator("#files").set_input_files({"name": name, "mimeType": "text/plain", "buffer": text.encode()})
     expect(page.locator("#documents")).to_contain_text(name)
     page.keyboard.press("Escape")

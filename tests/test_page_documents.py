@@ -9,7 +9,7 @@ import pytest
 from chat_page import Open, ask, serving
 from conftest import MakeService
 from fakes import HashingEmbedder
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from indexer.embedding import Vectors
 from service.keys import create_key
@@ -41,7 +41,19 @@ def open_documents(page: Page) -> Locator:
 
 
 def upload(page: Page, *files: Any) -> None:
+    expect(page.get_by_role("button", name="Upload")).to_be_visible()  # the page knows that it may
     page.locator("#files").set_input_files(list(files))
+
+
+def test_a_list_that_was_not_told_yet_is_not_called_empty(url: str, visit: Open) -> None:
+    waiting: list[Route] = []
+    page = visit(url, before=lambda page: page.route("**/documents", lambda route: waiting.append(route)))
+    page.get_by_role("button", name="Documents", exact=True).click()
+    expect(page.get_by_role("button", name="Upload")).to_be_visible()
+    expect(page.locator("#documents li")).to_have_count(0)
+    for route in waiting:
+        route.continue_()
+    expect(page.locator("#documents li")).to_have_count(4)
 
 
 def test_a_document_is_uploaded_asked_about_replaced_and_deleted(url: str, visit: Open, service: Service) -> None:

@@ -1,9 +1,9 @@
 """Questions changed so that their passages no longer answer them: what teaches not to be misled.
 
-The ways are four of those in which people wrote the unanswerable questions of SQuAD 2.0 (Rajpurkar et al. 2018, arXiv
-1806.03822, table 1): another number, another name, an opposite, a negation. A number or name that takes the place of
-one is never one that stands in the passages, so that they cannot happen to answer the new question. The lists are
-English; a question in which nothing can be changed is left out.
+The ways are three of those in which people wrote the unanswerable questions of SQuAD 2.0 (Rajpurkar et al. 2018, arXiv
+1806.03822, table 1): another entity (a number or a name), an opposite, a negation. A number or name that takes the
+place of one is never one that stands in the passages, so that they cannot happen to answer the new question. The lists
+are English; a question in which nothing can be changed is left out.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+
+from tuner.embedder_rows import holds
 
 _NUMBER = re.compile(r"(?<![\w.,])\d{1,4}(?![\w]|[.,]\d)")
 # Words with a capital, joined by small ones that names have inside; never the first word, which always has one.
@@ -54,25 +56,23 @@ def names_in(text: str) -> list[str]:
 
 
 def _other_number(question: str, shown: str, names: Sequence[str], rng: random.Random) -> str | None:
-    places = [found for found in _NUMBER.finditer(question) if _stands(found.group(), shown)]
+    places = [found for found in _NUMBER.finditer(question) if holds(shown, [found.group()])]
     if not places:
         return None
     place = rng.choice(places)
     value = int(place.group())
     # Years move by less than a lifetime, other numbers to between a half and twice themselves.
     low, high = (value - 60, value + 60) if value >= 1000 else (value // 2, 2 * value + 3)
-    free = [number for number in range(max(1, low), high + 1) if not _stands(str(number), shown + question)]
-    return _put(question, place, str(rng.choice(free))) if free else None
+    return _put_one_of(list(map(str, range(max(1, low), high + 1))), question, place, shown, rng)
 
 
 def _other_name(question: str, shown: str, names: Sequence[str], rng: random.Random) -> str | None:
-    places = [found for found in _NAME.finditer(question) if _stands(found.group(), shown)]
+    places = [found for found in _NAME.finditer(question) if holds(shown, [found.group()])]
     if not places:
         return None
     place = rng.choice(places)
     words = len(place.group().split())
-    free = [name for name in names if not _stands(name, shown + question) and len(name.split()) == words]
-    return _put(question, place, rng.choice(free)) if free else None
+    return _put_one_of([name for name in names if len(name.split()) == words], question, place, shown, rng)
 
 
 def _opposite(question: str, shown: str, names: Sequence[str], rng: random.Random) -> str | None:
@@ -90,8 +90,10 @@ def _negated(question: str, shown: str, names: Sequence[str], rng: random.Random
     return _put(question, place, _NEGATED[place.group()]) if place else None
 
 
-def _stands(words: str, text: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) is not None
+def _put_one_of(others: list[str], question: str, place: re.Match[str], shown: str, rng: random.Random) -> str | None:
+    rng.shuffle(others)
+    free = next((other for other in others if not holds(shown + question, [other])), None)
+    return None if free is None else _put(question, place, free)
 
 
 def _put(question: str, place: re.Match[str], words: str) -> str:

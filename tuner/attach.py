@@ -12,11 +12,11 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from indexer.errors import TandemError
-from indexer.folders import file_sha256
 from tuner.adapters import WEIGHTS_FILE, read_adapter_config, verify_adapter
 from tuner.basemodel import BaseModel
 from tuner.quiet import quiet
@@ -43,7 +43,7 @@ class AttachedAdapters:
         self._folders: dict[str, Path] = {}
         self._keys: dict[str, str] = {}  # name -> the key PEFT knows it by, once attached
         self._thresholds: dict[str, float | None] = {}
-        self._hashes: dict[str, str] = {}
+        self._identities: dict[str, str] = {}
         self._on: str | None = None  # the key that is switched on
         self._peft: Any = None
         self._layers: list[Any] | None = None  # those with adapters, once looked for
@@ -135,9 +135,9 @@ class AttachedAdapters:
         """From which doubt on the adapter refuses (tuner/refusing.py); None: as greedy decoding does."""
         return None if key is None else self._thresholds.get(key)
 
-    def weights(self, key: str | None) -> str | None:
-        """The hash of the adapter's weights: equal ones are equal adapters, in another process as well."""
-        return None if key is None else self._hashes[key]
+    def identity(self, key: str | None) -> str | None:
+        """A hash of the adapter's weights and settings: equal ones are equal adapters, in another process as well."""
+        return None if key is None else self._identities[key]
 
     def merge(self, name: str) -> Any:
         """The base model with the weights of `name` added into its own, for good; nothing is attached afterwards.
@@ -206,7 +206,7 @@ class AttachedAdapters:
             self._attach_by_peft(name, key, settings, tensors)
         self._keys[name] = key
         self._thresholds[key] = card.refusal_threshold
-        self._hashes[key] = file_sha256(folder / WEIGHTS_FILE)
+        self._identities[key] = sha256((card.weights_sha256 + repr(sorted(settings.items()))).encode()).hexdigest()
         return key
 
     def _attach_by_peft(self, name: str, key: str, settings: dict[str, Any], tensors: dict[str, Any]) -> None:

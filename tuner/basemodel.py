@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from indexer.cores import keep_to_container, told_threads
 from indexer.errors import TandemError
+from indexer.folders import file_sha256
 from indexer.weights import Weights, named_weights
 from tuner.chat import answer_end_id, tokenizer_sha256
 from tuner.conversion import bundled_base_model
@@ -49,6 +50,7 @@ class BaseModel:
     tokenizer: Any
     name: str
     sha256: str
+    config_sha256: str
     tokenizer_sha256: str
     device: str
     quantisation: str
@@ -61,6 +63,14 @@ class BaseModel:
     def model(self) -> Any:
         """The model of the library, for everything but the passes of a compiled one."""
         return self.load()
+
+    @property
+    def origin(self) -> tuple[str | int, ...]:
+        """What the bits of a pass depend on: the model, and the machine, which adds numbers in an order of its own."""
+        import torch
+
+        model = (self.sha256, self.config_sha256, self.quantisation, self.device, self.compiled is not None)
+        return (*model, torch.__version__, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
 
 
 def base_model_weights(name: str, cache: Path, report: Report | None = None, *, verify: bool = False) -> Weights:
@@ -116,6 +126,7 @@ def load_base_model(
         tokenizer=tokenizer,
         name=weights.name,
         sha256=weights.sha256,
+        config_sha256=file_sha256(weights.path / "config.json"),
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         device=place,
         quantisation=chosen,
@@ -198,7 +209,7 @@ def _llama(weights: Weights, cache: Path) -> LlamaParts | None:
     from tuner.packed import packed_path
 
     with _telling(weights):
-        return read_llama(weights.path, packed_path(cache, weights.sha256))
+        return read_llama(weights.path, packed_path(cache, weights.sha256, file_sha256(weights.path / "config.json")))
 
 
 def _load(weights: Weights, quantisation: Quantisation, place: str) -> Any:

@@ -206,7 +206,7 @@ class TorchGenerator:
 
     def _read(self, steps: SharedSteps, prompt: Prompt, place: Place) -> Any:
         forgotten = self._forgotten
-        logits = self._reader.read(steps, prompt, self._attached.weights(place.adapter), place.stop.is_set)
+        logits = self._reader.read(steps, prompt, self._attached.identity(place.adapter), place.stop.is_set)
         if forgotten != self._forgotten:
             # Documents changed while it was read, and it may have kept passages of theirs.
             self._reader.forget()

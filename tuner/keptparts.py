@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tuner.kept import Kept, Key
 from tuner.keptfiles import KeptFiles
@@ -22,7 +22,7 @@ _REMEMBERED = 10_000
 class _Asked:
     """The keys looked for last, and how often; the oldest is forgotten for a new one."""
 
-    times: OrderedDict[int, int]
+    times: OrderedDict[int, int] = field(default_factory=OrderedDict)
 
     def note(self, key: Key) -> None:
         number = hash(key)
@@ -44,7 +44,7 @@ class KeptParts:
         self.hits = 0
         self.misses = 0
         self._parts: OrderedDict[Key, Kept] = OrderedDict()
-        self._asked = _Asked(OrderedDict())
+        self._asked = _Asked()
         self._files: KeptFiles | None = None
         self._lock = threading.Lock()
 

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tuner.streamed import read_tensors
 _LOG = logging.getLogger(__name__)
 _MATRICES = ("heads", "out", "inner", "down")
 _PARTS = ("values", "scales", "sums")
-# In the name of a file; another number for another way of rounding.
+# Part of the name of a file; another number for another way of rounding.
 _FORMAT = 1
 # Of the free space of the disk: weights that would take more are rounded at each start.
 _MOST_OF_FREE = 0.1
@@ -43,9 +44,10 @@ class Packed:
     words_scales: Any
 
 
-def packed_path(cache: Path, sha256: str) -> Path:
-    """Where the int8 weights of a model with this hash are kept."""
-    return cache / "int8" / f"{sha256[:32]}-{_FORMAT}.safetensors"
+def packed_path(cache: Path, weights_sha256: str, config_sha256: str) -> Path:
+    """Where the int8 weights of a model with these weights and this config.json are kept."""
+    name = sha256(f"{weights_sha256} {config_sha256} {_FORMAT}".encode()).hexdigest()[:32]
+    return cache / "int8" / f"{name}.safetensors"
 
 
 def packed_at(path: Path, make: Callable[[], Packed]) -> Packed:
@@ -53,7 +55,7 @@ def packed_at(path: Path, make: Callable[[], Packed]) -> Packed:
     try:
         if path.is_file():
             return _read(path)
-    except (OSError, ValueError, StopIteration) as error:
+    except (OSError, ValueError) as error:
         _LOG.warning("%s cannot be used and is made anew: %s", path, error)
     packed = make()
     try:

@@ -41,24 +41,24 @@ class PromptReader:
         self.heads = KeptParts(_HEAD_BYTES)
         self.passages = KeptParts(passage_bytes)
 
-    def read(self, steps: Steps, prompt: Prompt, weights: str | None, is_cancelled: Callable[[], bool]) -> Any:
+    def read(self, steps: Steps, prompt: Prompt, adapter: str | None, is_cancelled: Callable[[], bool]) -> Any:
         """The (vocabulary,) logits of what follows the prompt; None when it was cancelled before.
 
-        `weights` are those of the adapter, by their hash: what was read with one is for that one only.
+        `adapter` is its identity (AttachedAdapters.identity): what was read with one is for that one only.
         """
         spans = passage_spans(self._base.tokenizer, prompt) if steps.cache.is_plain else ()
         if not spans or spans[0][0] == 0:
             return steps.read_prompt(prompt.ids, is_cancelled)
         end = spans[0][0]
-        if not _take_over(self.heads, ("head", weights, prompt.ids[:end]), steps, 0, is_cancelled):
+        if not _take_over(self.heads, ("head", adapter, prompt.ids[:end]), steps, 0, is_cancelled):
             return None
         if self._rotation or self.passages.limit:
             for start, end in spans:
                 if self._rotation:
-                    key = ("passage", weights, prompt.ids[start:end])
+                    key = ("passage", adapter, prompt.ids[start:end])
                     is_there = self._join(self._rotation, key, steps, is_cancelled)
                 else:
-                    key = ("placed", weights, prompt.ids[:end])
+                    key = ("placed", adapter, prompt.ids[:end])
                     is_there = _take_over(self.passages, key, steps, start, is_cancelled)
                 if not is_there:
                     return None
@@ -66,9 +66,7 @@ class PromptReader:
 
     def keep_in(self, folder: Path, generation: int, limit: int) -> None:
         """Keep passages that come again in files too, up to so many bytes; those of other generations are deleted."""
-        base = self._base
-        how = (base.sha256, base.quantisation, base.device, base.compiled is not None, base.name)
-        what = (*how, version("torch"), version("tandem-qa"), generation)
+        what = (self._base.origin, version("tandem-qa"), generation)
         name = sha256(repr(what).encode()).hexdigest()[:32]
         self.passages.use(KeptFiles(folder / name, limit))
 

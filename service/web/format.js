@@ -5,7 +5,7 @@ export const MODE_NAMES = { auto: "Auto", rag: "RAG", "rag+tuned": "RAG + tuned"
 export const MODE_EXPLANATIONS = {
   auto: "Chooses the mode for you.",
   rag: "Finds passages first, then answers from them and cites them.",
-  "rag+tuned": "Finds passages, then answers with the adapter tuned on these documents.",
+  "rag+tuned": "Finds passages, then answers from them with a tuned adapter.",
   tuned: "The adapter answers from what it learned. No passages, so no sources.",
   base: "The base model answers from memory. No passages, so no sources.",
 };

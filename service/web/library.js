@@ -14,11 +14,12 @@ const list = byId("documents");
 const trouble = byId("index-problem");
 const panel = createPanel(byId("index-panel"), byId("index-title"), () => opener.setAttribute("aria-expanded", "false"));
 
-let documents = [];
+let documents = null; // not told yet
 let limit = BATCH;
 let asked = null; // the id of the document whose deletion is to be confirmed
 
 function draw() {
+  if (documents === null) return;
   const wanted = byId("filter").value.trim().toLowerCase();
   const found = documents.filter((each) => !wanted || `${each.title} ${each.document}`.toLowerCase().includes(wanted));
   list.replaceChildren(...found.slice(0, limit).map(row));

@@ -54,7 +54,7 @@ class Contender:
 def contenders(peer: str, setup: Setup) -> list[Contender]:
     """The variants of a peer that are measured."""
     if peer == "tandem":
-        return [_tandem(setup), _tandem(setup, PROMPT_CACHE_MIB), _tandem(setup, PROMPT_CACHE_MIB, "on")]
+        return [_tandem(setup), _tandem(setup, PROMPT_CACHE_MIB), _tandem(setup, PROMPT_CACHE_MIB, apart=True)]
     if peer == LLAMA:
         return [_llama(setup, gguf, cache=cache) for gguf in setup.ggufs for cache in (False, True)]
     if peer == "llama-cpp-python":
@@ -66,12 +66,12 @@ def contenders(peer: str, setup: Setup) -> list[Contender]:
     return [_openvino(setup, gguf) for gguf in setup.ggufs]
 
 
-def _tandem(setup: Setup, mebibytes: int | None = None, cache: str = "off") -> Contender:
+def _tandem(setup: Setup, mebibytes: int | None = None, *, apart: bool = False) -> Contender:
     """By default with the memory for passages that it has by default; with more, passages of all questions stay."""
     room = {} if mebibytes is None else {"TANDEM_PASSAGE_CACHE_MB": str(mebibytes)}
     kept = "" if mebibytes is None else f", {mebibytes} MB for passages"
     return Contender(
-        name=f"Tandem{kept}{', passage_cache on' if cache == 'on' else ''}",
+        name=f"Tandem{kept}{', passage_cache on' if apart else ''}",
         command=[str(Path(sys.executable).with_name("tandem")), "serve", "--port", "{port}"],
         ready="/readyz",
         body=lambda asked, most: {"question": asked.question, "mode": "rag", "k": setup.k, "max_tokens": most},
@@ -79,7 +79,7 @@ def _tandem(setup: Setup, mebibytes: int | None = None, cache: str = "off") -> C
             "TANDEM_HOME": str(setup.home),
             "TANDEM_WEIGHTS": str(setup.weights),
             "TANDEM_THREADS": str(setup.threads),
-            "TANDEM_PASSAGE_CACHE": cache,
+            "TANDEM_PASSAGE_CACHE": "on" if apart else "off",
             # What one server leaves in files, the next would know.
             "TANDEM_PASSAGE_CACHE_DISK_MB": "0",
             "TANDEM_ANSWER_CACHE": "0",
