@@ -25,6 +25,8 @@ _MARKER = re.compile(rf"\s*{MARK}")
 # A marker that was cut off by the end of the sentence; with the next one it would be whole again.
 _OPEN_MARKER = re.compile(r"\s*\[[\d\s,;–-]*$")
 _NUMBER = re.compile(r"\d+")
+# As every reader of documents marks one (loaders/blocks.py). A single # also begins a comment in code, which may tell.
+_HEADING = re.compile(r"#{2,6} ")
 _LIST_ITEM = re.compile(r"\A\s*(?:[-*+•]|\d{1,2}[.)])\s+(?=\S)")
 _YES_NO = re.compile(r"(yes|no)(?:[.,;:!]\s*|$)", re.IGNORECASE)
 # Share of a sentence's new words that one window of a passage must hold; a sentence of one or two words needs all,
@@ -150,8 +152,12 @@ def _contradict(claim: Words, held: Words) -> bool:
 
 
 def _windows(text: str) -> list[Span]:
-    """Sentences and pairs of neighbours, none longer than a quote; a longer sentence in overlapping parts."""
-    sentences = [part for span in sentence_spans(text) for part in _parts(text, span)]
+    """Sentences and pairs of neighbours, none longer than a quote; a longer sentence in overlapping parts.
+
+    A heading is none: it names what is told below it and tells nothing itself.
+    """
+    spans = [span for span in sentence_spans(text) if not _HEADING.match(text, *span)]
+    sentences = [part for span in spans for part in _parts(text, span)]
     pairs = [(first[0], last[1]) for first, last in zip(sentences, sentences[WINDOW_SENTENCES - 1 :], strict=False)]
     return sentences + [pair for pair in pairs if pair[1] - pair[0] <= QUOTE_CHARACTERS]
 

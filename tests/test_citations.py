@@ -129,6 +129,14 @@ def test_a_number_or_name_of_the_heading_counts_as_said() -> None:
     assert said("Version 0.3 adds a chat page and a queue.", passages=(notes,)) is None
 
 
+def test_a_heading_supports_nothing() -> None:
+    notes = passage("## The limits of an upload\n\nIt has at most 20 pages.\n\n# Limits of a corpus\n", context="Notes")
+    assert said("The limits of an upload.", passages=(notes,)) is None
+    assert said("An upload has at most 20 pages.", "How long may an upload be?", passages=(notes,)) is not None
+    # A comment in a program begins like a heading of the first level.
+    assert said("Limits of a corpus.", passages=(notes,)) is not None
+
+
 @pytest.mark.parametrize(
     "sentence",
     [
@@ -248,7 +256,8 @@ def test_every_sentence_of_the_manual_is_supported_by_its_own_paragraph() -> Non
         for paragraph in page.read_text("utf-8").split("\n\n"):
             source = passage(paragraph)
             for start, end in sentence_spans(paragraph):
-                if telling_words(paragraph[start:end]):
+                is_heading = paragraph.startswith("##", start)
+                if telling_words(paragraph[start:end]) and not is_heading:
                     kept.append(paragraph[start:end])
                     assert checked(kept[-1], passages=(source,)).citations[0].n == 1, kept[-1]
     assert len(kept) > 1000
