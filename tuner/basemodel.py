@@ -112,7 +112,9 @@ def load_base_model(
         keep_to_container()
     with quiet():
         tokenizer = _tokenizer(weights)
-        parts = _llama(weights, cache) if chosen == "int8" and place == "cpu" else None
+        with _telling(weights):
+            config_sha256 = file_sha256(weights.path / "config.json")
+        parts = _llama(weights, cache, config_sha256) if chosen == "int8" and place == "cpu" else None
 
     def load() -> Any:
         with quiet():
@@ -126,7 +128,7 @@ def load_base_model(
         tokenizer=tokenizer,
         name=weights.name,
         sha256=weights.sha256,
-        config_sha256=file_sha256(weights.path / "config.json"),
+        config_sha256=config_sha256,
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         device=place,
         quantisation=chosen,
@@ -204,12 +206,12 @@ def _is_plain_tokenizer(folder: Path) -> bool:
     return is_plain and "auto_map" not in settings and (folder / "tokenizer.json").is_file()
 
 
-def _llama(weights: Weights, cache: Path) -> LlamaParts | None:
+def _llama(weights: Weights, cache: Path, config_sha256: str) -> LlamaParts | None:
     from tuner.llamafiles import read_llama
     from tuner.packed import packed_path
 
     with _telling(weights):
-        return read_llama(weights.path, packed_path(cache, weights.sha256, file_sha256(weights.path / "config.json")))
+        return read_llama(weights.path, packed_path(cache, weights.sha256, config_sha256))
 
 
 def _load(weights: Weights, quantisation: Quantisation, place: str) -> Any:
