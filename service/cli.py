@@ -124,7 +124,7 @@ def ask(
                 "filter": dict(where.conditions),
             }
             body = {"question": question} | {name: value for name, value in given.items() if value is not None}
-            run_ask_running(_settings(), url, body, as_json=as_json)
+            run_ask_running(url, body, as_json=as_json)
             return
         from service.commands.ask import run_ask
         from service.question import Question

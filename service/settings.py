@@ -11,9 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from pydantic_settings import TomlConfigSettingsSource as TomlSource
 
 from indexer.errors import TandemError
-
-SETTINGS_FILE = "tandem.toml"
-PREFIX = "TANDEM_"
+from service.given import PREFIX, SETTINGS_FILE, unreadable
 
 
 class Example(BaseModel):
@@ -229,8 +227,4 @@ def load_settings(**overrides: Any) -> Settings:
             do=f"Correct {PREFIX}{name.upper()} or {name} in {SETTINGS_FILE}.",
         ) from None
     except ValueError as error:
-        raise TandemError(
-            f"{SETTINGS_FILE} cannot be read: {error}.",
-            expected="Lines like `k = 4`, as in TOML.",
-            do="Correct the file.",
-        ) from error
+        raise unreadable(error) from error

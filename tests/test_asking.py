@@ -15,6 +15,7 @@ import pytest
 import uvicorn
 from conftest import MakeService
 from fakes import ScriptedGenerator, wait_until
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from indexer.errors import TandemError
@@ -94,7 +95,7 @@ def test_a_key_is_sent_and_a_missing_one_is_named(url: str, service: Service, mo
 @pytest.mark.parametrize("address", ["file:///etc/passwd", "127.0.0.1:8000", "ftp://x/"])
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(TandemError, match="no address"):
-        run_ask_running(load_settings(), address, {"question": TIDES}, as_json=True)
+        run_ask_running(address, {"question": TIDES}, as_json=True)
 
 
 Answering = Callable[[bytes, int, dict[str, str]], str]
@@ -141,12 +142,12 @@ def answering(asked: list[str]) -> Iterator[Answering]:
 def test_what_is_not_tandem_is_said_so(answering: Answering) -> None:
     for body in (b"<html>hello</html>", b"", b'event: token\ndata: {"text": "half"}\n\n', b"\xff\xfe\n"):
         with pytest.raises(TandemError, match="broke off"):
-            run_ask_running(load_settings(), answering(body, 200, {}), {"question": TIDES}, as_json=True)
+            run_ask_running(answering(body, 200, {}), {"question": TIDES}, as_json=True)
     with pytest.raises(TandemError, match="not Tandem's"):
-        run_ask_running(load_settings(), answering(b"no", 404, {}), {"question": TIDES}, as_json=True)
+        run_ask_running(answering(b"no", 404, {}), {"question": TIDES}, as_json=True)
     gone = answering(b"", 200, {}).rpartition(":")[0] + ":1"
     with pytest.raises(TandemError, match="No answer came") as caught:
-        run_ask_running(load_settings(), gone, {"question": TIDES}, as_json=True)
+        run_ask_running(gone, {"question": TIDES}, as_json=True)
     assert caught.value.code == "unavailable"
 
 
@@ -156,7 +157,7 @@ def test_a_key_does_not_follow_a_redirect(
     monkeypatch.setenv("TANDEM_USER_KEY", "tandem-secret-0123456789")
     away = answering(b"", 302, {"Location": f"{answering(b'', 200, {})}/elsewhere"})
     with pytest.raises(TandemError, match="not Tandem's"):
-        run_ask_running(load_settings(), away, {"question": TIDES}, as_json=True)
+        run_ask_running(away, {"question": TIDES}, as_json=True)
     assert asked == ["/ask"]
 
 
@@ -168,3 +169,30 @@ import service.commands.asking
 assert not {"torch", "transformers", "numpy", "faiss", "tokenizers", "fastapi"} & set(sys.modules), sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_the_key_is_read_as_settings_are(url: str, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = create_key(service.store, "anna", "user")
+    Path("tandem.toml").write_text(f'user_key = "{key}"\n')
+    assert ask(TIDES, "--url", url)[0] == 0
+    monkeypatch.setenv("tandem_User_Key", "another-secret-0123456789")
+    assert load_settings().user_key == SecretStr("another-secret-0123456789")
+    assert ask(TIDES, "--url", url)[0] == 2
+    Path("tandem.toml").write_text("user_key = ")
+    monkeypatch.delenv("tandem_User_Key")
+    code, _, told = ask(TIDES, "--url", url)
+    assert code == 2 and "tandem.toml cannot be read" in told
+    with pytest.raises(TandemError, match=r"tandem\.toml cannot be read"):
+        load_settings()
+
+
+def test_a_question_to_a_service_loads_next_to_nothing() -> None:
+    asked = """
+import contextlib, sys
+from service.cli import app
+with contextlib.suppress(SystemExit):
+    app(["ask", "Why?", "--url", "http://127.0.0.1:9"])
+print([name for name in ("pydantic_settings", "numpy", "torch", "fastapi", "rich") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]" and "No answer came" in done.stderr

@@ -22,7 +22,7 @@ from indexer.retrieval import Retriever
 from indexer.store import Store
 from service.cli import app
 from tuner.basemodel import load_base_model
-from tuner.extraction import Draft, drafts, sentences
+from tuner.extraction import Draft, drafts
 from tuner.neardup import near_duplicates
 from tuner.paircheck import check_files
 from tuner.pairs import Instruction, Pair, read_items, read_pairs
@@ -181,45 +181,6 @@ def test_a_split_that_cannot_be_made_is_told() -> None:
 
 
 # Make
-
-
-@pytest.mark.parametrize(
-    ("sentence", "question", "answer"),
-    [
-        ("The oven has two doors.", "How many doors does the oven have?", "two"),
-        ("The tower was built in 1889 by Eiffel.", "In which year was the tower built?", "1889"),
-        ("NF4 means 4-bit NormalFloat.", "What does NF4 mean?", "4-bit NormalFloat"),
-        ("RAFT stands for retrieval-augmented tuning.", "What does RAFT stand for?", "retrieval-augmented tuning"),
-        ("The option `-k` sets the number of passages.", "What does the option `-k` set?", "the number of passages"),
-        ("The melting point of iron is 1538 degrees.", "What is the melting point of iron?", "1538 degrees"),
-    ],
-)
-def test_rules_ask_about_plain_sentences(sentence: str, question: str, answer: str) -> None:
-    text = f"# Heading\n\n{sentence} It is very large."
-    assert drafts(text) == [Draft(question, answer, sentence)]
-
-
-@pytest.mark.parametrize(
-    "sentence",
-    [
-        "It is a large oven with doors.",
-        "This option sets the number of passages.",
-        "The oven is not heated by wood.",
-        "When the oven is hot the bread rises.",
-        "The one that reads passages is the model.",
-        "Is the oven hot enough for it?",
-        "| The port | is 8000 | and more | here |",
-    ],
-)
-def test_rules_pass_over_sentences_that_are_not_plain(sentence: str) -> None:
-    assert drafts(sentence) == []
-
-
-def test_sentences_are_spans_of_the_text() -> None:
-    text = "# Title\n\nThe first one is here. The second\nline is there (as well).\n\n- A list item ends too.\nNo end"
-    found = list(sentences(text))
-    assert found == ["The first one is here.", "The second\nline is there (as well).", "A list item ends too."]
-    assert all(span in text for span in found)
 
 
 MOON = Draft("What raises the tides of the ocean?", "The moon", "The moon raises the tides of the ocean twice a day.")

@@ -10,7 +10,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from service.cli import app
-from service.settings import PREFIX, Settings
+from service.given import PREFIX
+from service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 MANUAL = ROOT / "corpora" / "manual"

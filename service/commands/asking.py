@@ -12,21 +12,20 @@ from typing import Any, cast, get_args
 from indexer.errors import ErrorCode, TandemError
 from service.commands.calling import base_address, open_url, read_json, service_key
 from service.commands.console import note, out, out_json
-from service.settings import Settings
 
 # An answer may wait its turn; the service itself ends what takes too long.
 SECONDS = 600.0
 _MOST_BYTES = 1 << 20
 
 
-def run_ask_running(settings: Settings, url: str, body: dict[str, Any], *, as_json: bool) -> dict[str, Any]:
+def run_ask_running(url: str, body: dict[str, Any], *, as_json: bool) -> dict[str, Any]:
     """Send `body` to /ask of the service at `url` and show the answer as it comes; returns /ask's body.
 
     Raises TandemError for an address that is not HTTP, when no service answers there, and with what it says.
     """
     base = base_address(url)
     whole: dict[str, Any] | None = None
-    for name, data in _events(base, body, service_key(settings)):
+    for name, data in _events(base, body, service_key()):
         if name == "error":
             raise _told(data, base)
         if name == "done":

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from indexer.errors import TandemError
-from service.settings import Settings
+from service.given import given
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -26,10 +26,9 @@ def base_address(url: str) -> str:
     return url.rstrip("/")
 
 
-def service_key(settings: Settings) -> str:
-    """The key of the settings for a service, the admin's first; empty when there is none."""
-    key = settings.admin_key or settings.user_key
-    return key.get_secret_value() if key else ""
+def service_key() -> str:
+    """The key that is set for a service, the admin's first; empty when there is none. Raises TandemError."""
+    return given("admin_key") or given("user_key")
 
 
 def open_url(request: urllib.request.Request, key: str, seconds: float) -> Any:

@@ -35,7 +35,7 @@ def check_running(settings: Settings, url: str) -> Iterator[Finding]:
     yield Finding("ready", status == 200, _shown(status, body), "Wait, or mend what the reason says.")
     if status == 200:
         yield from _generation(settings, body.get("generation"))
-    status, body = _get(f"{base}/modes", service_key(settings))
+    status, body = _get(f"{base}/modes", service_key())
     named = ", ".join(str(mode.get("name")) for mode in body.get("modes", ()) if mode.get("available"))
     yield Finding(
         "modes",
