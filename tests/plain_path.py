@@ -73,7 +73,7 @@ class PlainPath:
             spans = passage_spans(self._base.tokenizer, prompt) if self._by_parts else ()
             cuts = [0, *(start for start, _ in spans), *(end for _, end in spans[-1:]), len(prompt.ids)]
             for start, end in pairwise(cuts):
-                logits = first = steps.read(prompt.ids[start:end])[-1].clone()
+                logits = first = steps.read(prompt.ids[start:end], parts=(end - start,))[-1].clone()
             said: tuple[int, ...] = ()
             threshold = self._adapters.refusal_threshold(key)
             if threshold is not None and prompt.passages:

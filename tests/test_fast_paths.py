@@ -305,7 +305,7 @@ def test_tokens_read_together_have_the_logits_of_one_by_one_bit_for_bit(tmp_path
         caches = []
         for parts in ([draft], [(token,) for token in draft]):
             steps = Steps(base, len(prompt.ids) + len(draft))
-            steps.read_prompt(prompt.ids, lambda: False)
+            steps.read_prompt(prompt.ids, (len(prompt.ids),), lambda: False)
             for part in parts:
                 steps.read(part, len(part))
             caches.append(steps.cache.copy(0, steps.cache.length))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from itertools import accumulate, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +30,8 @@ from tuner.crew import Crew, crew_of
 from tuner.decoding import Steps
 from tuner.int8 import Int8Head, Int8Linear, to_int8
 from tuner.kernels import attend, few_rows, meet, silu_times
-from tuner.llama import Llama, _cuts
+from tuner.llama import Llama
+from tuner.llamacuts import blocks, cuts, passes
 from tuner.llamafiles import LlamaParts, read_llama
 from tuner.llamaprompt import Adapted, round_normed, update
 from tuner.packed import _tensors
@@ -362,16 +364,51 @@ def test_rounding_loses_less_than_half_a_step() -> None:
     np.testing.assert_allclose(few, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("before", "tokens", "threads"), [(0, 100, 2), (700, 17, 3), (0, 2, 4), (5, 1000, 2)])
-def test_a_prompt_is_cut_into_parts_of_the_same_work(before: int, tokens: int, threads: int) -> None:
-    cuts = _cuts(before, tokens, threads)
-    assert cuts[0] == 0
-    assert cuts[-1] == tokens
-    assert list(cuts) == sorted(cuts)
-    assert len(cuts) == threads + 1
-    if tokens >= 100:
-        first, last = cuts[1] - cuts[0], cuts[-1] - cuts[-2]
-        assert last <= first <= last * 3
+@pytest.mark.parametrize(("before", "parts", "threads"), [(0, (100,), 2), (700, (17,), 3), (5, (160, 9, 170, 31), 2)])
+def test_a_prompt_is_cut_into_shares_of_the_same_work(before: int, parts: tuple[int, ...], threads: int) -> None:
+    edges = blocks(parts, threads)
+    shares = cuts(before, edges, threads)
+    assert (shares[0], shares[-1], len(shares)) == (0, sum(parts), threads + 1)
+    assert set(shares) <= set(edges) and list(shares) == sorted(shares)
+    sizes = [after - start for start, after in pairwise(shares)]
+    assert max(sizes) <= 1.25 * min(sizes) + 16
+
+
+def test_threads_that_have_nothing_to_do_are_left_out() -> None:
+    assert cuts(0, blocks((2,), 4), 4)[-1] == 2
+    assert sorted(cuts(0, blocks((2,), 4), 4)) == list(cuts(0, blocks((2,), 4), 4))
+
+
+def test_blocks_of_a_part_are_the_same_wherever_it_stands() -> None:
+    parts = (41, 170, 8, 333, 1)
+    edges = blocks(parts, 2)
+    assert list(edges) == sorted(set(edges))
+    for before, part in zip((0, *accumulate(parts)), parts, strict=False):
+        assert [edge - before for edge in edges if before <= edge <= before + part] == list(blocks((part,), 2))
+    assert max(after - start for start, after in pairwise(edges)) <= 32
+
+
+def test_passes_have_whole_parts_and_about_the_same_size() -> None:
+    assert passes((40, 170, 170, 170, 170, 30), 384) == [(40, 170, 170), (170, 170, 30)]
+    assert passes((12, 100), 384) == [(12, 100)]
+    # A long part is cut alike wherever it stands.
+    assert [piece for each in passes((1000,), 384) for piece in each] == [384, 384, 232]
+    assert [piece for each in passes((50, 1000, 20), 384) for piece in each] == [50, 384, 384, 232, 20]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_parts_are_read_together_as_they_are_one_by_one(threads: int) -> None:
+    compiled = compiled_of(llama(max_position_embeddings=256), threads)
+    ids, parts = [number % 97 + 3 for number in range(171)], (9, 70, 4, 57, 31)
+    alone, once, twice = (compiled.cache(len(ids)) for _ in range(3))
+    start = 0
+    for part in parts:
+        last = compiled.read(alone, ids[start : start + part], parts=(part,))
+        start += part
+    assert torch.equal(compiled.read(once, ids, parts=parts), last)
+    assert torch.equal(once.copy(0, 171).keys, alone.copy(0, 171).keys)
+    compiled.read(twice, ids[:79], parts=parts[:2])
+    assert torch.equal(compiled.read(twice, ids[79:], parts=parts[2:]), last)
 
 
 def test_the_crew_shares_work_and_hands_errors_on() -> None:

@@ -57,13 +57,14 @@ class _Read:
     steps: Steps
     ids: Sequence[int]
     last: int
+    parts: Sequence[int]
     logits: Any = None
     error: BaseException | None = None
     is_done: bool = field(default=False)
 
     @property
     def is_short(self) -> bool:
-        return len(self.ids) <= _SHORT and self.last == len(self.ids)
+        return len(self.ids) <= _SHORT and self.last == len(self.ids) and not self.parts
 
 
 class SharedSteps(Steps):
@@ -73,9 +74,9 @@ class SharedSteps(Steps):
         super().__init__(base, room)
         self._batch, self._place = batch, place
 
-    def read(self, ids: Sequence[int], last: int = 1) -> Any:
+    def read(self, ids: Sequence[int], last: int = 1, parts: Sequence[int] = ()) -> Any:
         """As Steps.read."""
-        return self._batch.read(self._place, self, ids, last)
+        return self._batch.read(self._place, self, ids, last, parts)
 
     def beside(self, room: int) -> SharedSteps:
         """As Steps.beside."""
@@ -156,9 +157,9 @@ class Batch:
         finally:
             self._free()
 
-    def read(self, place: Place, steps: Steps, ids: Sequence[int], last: int) -> Any:
+    def read(self, place: Place, steps: Steps, ids: Sequence[int], last: int, parts: Sequence[int]) -> Any:
         """As Steps.read, in a pass that others may share. Raises Left once `place.stop` is set and it still waits."""
-        read = _Read(place, steps, ids, last)
+        read = _Read(place, steps, ids, last, parts)
         with self._condition:
             place.is_late = False
             self._waiting.append(read)
@@ -257,7 +258,7 @@ class Batch:
             from tuner.together import Part, read_together
 
             return read_together(self._base, [Part(read.steps.cache, read.ids) for read in taken])
-        return [Steps.read(read.steps, read.ids, read.last) for read in taken]
+        return [Steps.read(read.steps, read.ids, read.last, read.parts) for read in taken]
 
     def _shares(self) -> bool:
         if self._can_share is None:

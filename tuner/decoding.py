@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tuner.basemodel import BaseModel
+from tuner.llamacuts import passes
 from tuner.lookup import Lookup
 
-# Tokens a forward pass of the prompt takes at a time: small enough to notice a cancel, large enough to be as fast.
-PREFILL = 256
+# Tokens a forward pass of the prompt takes at a time: small enough to notice a cancel and to let others go on, large
+# enough to be as fast.
+PREFILL = 384
 Choose = Callable[[Any], int]
 
 
@@ -33,10 +35,13 @@ class Steps:
         # The logits of one position are vocabulary-sized; most models can leave out all but the last.
         self._can_leave_out = not base.compiled and "logits_to_keep" in inspect.signature(base.model.forward).parameters
 
-    def read(self, ids: Sequence[int], last: int = 1) -> Any:
-        """Read `ids` after what was read before; (last, vocabulary) logits of what may follow the last ones."""
+    def read(self, ids: Sequence[int], last: int = 1, parts: Sequence[int] = ()) -> Any:
+        """Read `ids` after what was read before; (last, vocabulary) logits of what may follow the last ones.
+
+        `parts` are the lengths of the parts of a prompt that `ids` are (tuner/llamacuts.py); empty for an answer.
+        """
         if self._base.compiled:
-            return self._base.compiled.read(self.cache, ids, last)
+            return self._base.compiled.read(self.cache, ids, last, parts)
         import torch
 
         options: dict[str, Any] = {"logits_to_keep": last} if self._can_leave_out else {}
@@ -61,13 +66,20 @@ class Steps:
         """Steps of the same request that read something on its own."""
         return Steps(self._base, room)
 
-    def read_prompt(self, ids: Sequence[int], is_cancelled: Callable[[], bool]) -> Any:
-        """Read `ids`, in parts; the (vocabulary,) logits of what follows them, None when it was cancelled."""
+    def read_prompt(self, ids: Sequence[int], parts: Sequence[int], is_cancelled: Callable[[], bool]) -> Any:
+        """Read `ids`, which are parts of these lengths; the (vocabulary,) logits of what follows, None when cancelled.
+
+        What is computed of a part does not depend on the parts that are read with it.
+        """
         logits: Any = None
-        for start in range(0, len(ids), PREFILL):
+        start = 0
+        # What the library computes depends on how many tokens a pass has, so it gets the parts one by one.
+        shared = [parts] if self._base.compiled else [(part,) for part in parts]
+        for each in (lengths for some in shared for lengths in passes(some, PREFILL)):
             if is_cancelled():
                 return None
-            logits = self.read(ids[start : start + PREFILL])
+            logits = self.read(ids[start : start + sum(each)], parts=each)
+            start += sum(each)
         return logits[-1]
 
 

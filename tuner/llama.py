@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from tuner.crew import Crew, crew_of
 from tuner.int8 import MOST_ROWS, exact_best
 from tuner.kernels import count, few_rows, meet, normed, share, wait_for
 from tuner.llamacache import LlamaCache
+from tuner.llamacuts import blocks, cuts
 from tuner.llamafiles import LlamaParts
 from tuner.llamalora import (
     DOWN,
@@ -40,19 +42,19 @@ from tuner.llamaprompt import Places, place_heads, round_normed, round_product, 
 from tuner.llamaroom import PromptRoom, RoomFor
 from tuner.llamastep import Pass, Rows, Scratch, Weights, step
 
-# Keys that a product of one token with all of its weights costs as much as: what cuts of a prompt are weighed by.
-_PRODUCTS = 1000
 _FAILED = 1 << 40
-# Tokens whose attention is computed at once.
-_BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """A prompt on its way through the layers: thread t has the rows from cuts[t] to cuts[t + 1]."""
+    """A prompt on its way through the layers: thread t has the rows from cuts[t] to cuts[t + 1].
+
+    Attention is computed from one of the `edges` to the next; cuts are edges.
+    """
 
     cache: LlamaCache
     x: Tensor  # (m, D)
+    edges: tuple[int, ...]
     cuts: tuple[int, ...]
     last: int
     states: Any  # (last, D)
@@ -135,15 +137,21 @@ class Llama:
         """Read with this adapter from now on, or with none."""
         self._adapter = self._none if key is None else self._adapters[key]
 
-    def read(self, cache: LlamaCache, ids: Sequence[int], last: int = 1) -> Tensor:
-        """Read `ids` after what is in the cache; (last, V) logits of what may follow the last ones."""
-        if len(ids) <= MOST_ROWS:
+    def read(self, cache: LlamaCache, ids: Sequence[int], last: int = 1, parts: Sequence[int] = ()) -> Tensor:
+        """Read `ids` after what is in the cache; (last, V) logits of what may follow the last ones.
+
+        `parts` are the lengths of the parts of a prompt that `ids` are, in their order: each is read as it would be
+        alone, bit for bit. Without them `ids` are tokens of an answer if they are few, else one part.
+        """
+        if len(ids) <= MOST_ROWS and not parts:
             return self.read_together([(cache, ids)])[0][-last:]
         with torch.inference_mode():
             cache.make_room(len(ids))
             self._turn_to(cache.length + len(ids))
             states = np.empty((last, len(self._weights.norm)), np.float32)
-            prompt = _Prompt(cache, self._embedded(ids), _cuts(cache.length, len(ids), self._crew.size), last, states)
+            edges = blocks(parts or (len(ids),), self._crew.size)
+            shares = cuts(cache.length, edges, self._crew.size)
+            prompt = _Prompt(cache, self._embedded(ids), edges, shares, last, states)
             self._crew.counters[1:] = 0
             self._crew.do(lambda number: self._read_share(number, prompt))
             cache.length += len(ids)
@@ -265,7 +273,8 @@ class Llama:
                 queries, first = queries[:, asked * queries.shape[1] // rows :], first + asked
                 x, rows, start = x[asked:], rows - asked, start + asked
                 room = self._ends[number].of(rows)
-            _attend(queries, keys, past, first, room)
+            edges = [edge - start for edge in prompt.edges if start < edge < start + rows]
+            _attend(queries, keys, past, first, (0, *edges, rows), room)
             multiply(room.seen.coarse, self._parts.int8.out.values[layer], room.out)
             added = lora.added(OUT, layer, room.seen, room.adapter)
             update(x, self._parts.int8.out.product(layer, room.out, None, room.seen), added, room.out_rows)
@@ -282,23 +291,15 @@ class Llama:
             normed(x[row - start], weights.norm, self._epsilon, prompt.states[row - prompt.cuts[-1]])
 
 
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, first: int, room: RoomFor) -> None:
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, first: int, edges: Sequence[int], room: RoomFor) -> None:
     """What the queries (g, m h / g, d) see of keys and values (g, n, d), rounded; their first token is at `first`.
 
-    A block of tokens at a time, so that little is computed of what a token must not see.
+    A block of tokens at a time, from edge to edge, so that little is computed of what a token must not see.
     """
     per = queries.shape[1] // room.tokens
-    for start in range(0, room.tokens, _BLOCK):
-        end = min(start + _BLOCK, room.tokens)
+    for start, end in pairwise(edges):
         scores, totals = room.scores(len(keys), (end - start) * per, first + end)
         torch.bmm(queries[:, start * per : end * per], keys[:, : first + end].transpose(1, 2), out=scores)
         share_out(scores.numpy(), first + start, totals)
         seen = torch.bmm(scores, values[:, : first + end])
         round_seen(seen.numpy(), totals, start, room.seen.rounded)
-
-
-def _cuts(before: int, tokens: int, threads: int) -> tuple[int, ...]:
-    """Where to cut `tokens` behind `before` others so that all threads have as much to do: later ones see more keys."""
-    work = np.cumsum(_PRODUCTS + before + np.arange(tokens))
-    inner = np.searchsorted(work, work[-1] * np.arange(1, threads) / threads)
-    return (0, *(int(cut) for cut in inner), tokens)

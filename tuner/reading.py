@@ -2,7 +2,8 @@
 
 The beginning (instruction, examples, the header of the question) is the same for every question over passages. A
 passage in its place is the same wherever the prompts agree up to its end, which those of a conversation often do; it is
-kept too. Prompts are read part by part whether or not a part was kept, so an answer has the same bits either way.
+kept too. What is not kept is read together, and each part has the bits it would have alone (tuner/llamacuts.py), so
+an answer is the same either way.
 
 With `apart`, passages are read apart from each other (tuner/blocks.py) and joined, so each is known again wherever it
 stands: the answer is then that of a model whose passages do not see each other, which an adapter should have been
@@ -12,9 +13,11 @@ cannot come back. `forget` drops what is of passages, for when the documents hav
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +51,20 @@ class PromptReader:
         """
         spans = passage_spans(self._base.tokenizer, prompt) if steps.cache.is_plain else ()
         if not spans or spans[0][0] == 0:
-            return steps.read_prompt(prompt.ids, is_cancelled)
-        end = spans[0][0]
-        if not _take_over(self.heads, ("head", adapter, prompt.ids[:end]), steps, 0, is_cancelled):
-            return None
-        if self._rotation or self.passages.limit:
-            for start, end in spans:
-                if self._rotation:
-                    key = ("passage", adapter, prompt.ids[start:end])
-                    is_there = self._join(self._rotation, key, steps, is_cancelled)
-                else:
-                    key = ("placed", adapter, prompt.ids[:end])
-                    is_there = _take_over(self.passages, key, steps, start, is_cancelled)
-                if not is_there:
-                    return None
-        return steps.read_prompt(prompt.ids[end:], is_cancelled)
+            return steps.read_prompt(prompt.ids, (len(prompt.ids),), is_cancelled)
+        way = _Way(steps, prompt.ids, is_cancelled)
+        head = spans[0][0]
+        is_going = way.take(self.heads, ("head", adapter, prompt.ids[:head]), head)
+        passages = self.passages if self.passages.limit else None
+        for start, end in spans:
+            if not is_going:
+                return None
+            if self._rotation:
+                key = ("passage", adapter, prompt.ids[start:end])
+                is_going = way.read() and self._join(self._rotation, key, steps, is_cancelled)
+            else:
+                is_going = way.take(passages, ("placed", adapter, prompt.ids[:end]), end)
+        return way.read_to_end() if is_going else None
 
     def keep_in(self, folder: Path, generation: int, limit: int) -> None:
         """Keep passages that come again in files too, up to so many bytes; those of other generations are deleted."""
@@ -79,7 +81,7 @@ class PromptReader:
         if kept is None:
             ids = key[2]
             alone = steps.beside(len(ids))
-            if alone.read_prompt(ids, is_cancelled) is None:
+            if alone.read_prompt(ids, (len(ids),), is_cancelled) is None:
                 return False
             kept = alone.cache.copy(0, len(ids))
             self.passages.put(key, kept)
@@ -87,14 +89,49 @@ class PromptReader:
         return True
 
 
-def _take_over(parts: KeptParts, key: Key, steps: Steps, start: int, is_cancelled: Callable[[], bool]) -> bool:
-    """Go on as if the tokens of the key from `start` on had been read, those before them being there."""
-    kept = parts.get(key)
-    if kept is not None:
-        steps.cache.join(kept)
+class _Way:
+    """A prompt on its way into the cache: what is kept is joined, what is not waits to be read with what follows it."""
+
+    def __init__(self, steps: Steps, ids: Sequence[int], is_cancelled: Callable[[], bool]) -> None:
+        self._steps, self._ids, self._is_cancelled = steps, ids, is_cancelled
+        self._waiting: list[_Waiting] = []
+
+    def take(self, parts: KeptParts | None, key: Key, end: int) -> bool:
+        """Go on to `end`, where the part of this key ends; False when the request was cancelled."""
+        kept = None if parts is None else parts.get(key)
+        if kept is None:
+            self._waiting.append(_Waiting(parts, key, end))
+            return True
+        if not self.read():
+            return False
+        self._steps.cache.join(kept)
         return True
-    ids = key[2]
-    if steps.read_prompt(ids[start:], is_cancelled) is None:
-        return False
-    parts.put(key, steps.cache.copy(start, len(ids)))
-    return True
+
+    def read(self) -> bool:
+        """Read all that waits; False when the request was cancelled."""
+        return not self._waiting or self._read_to(self._waiting[-1].end) is not None
+
+    def read_to_end(self) -> Any:
+        """Read all that waits and the rest of the prompt; its logits, None when the request was cancelled."""
+        return self._read_to(len(self._ids))
+
+    def _read_to(self, end: int) -> Any:
+        start = self._steps.cache.length
+        edges = list(dict.fromkeys((start, *(part.end for part in self._waiting), end)))
+        lengths = [after - before for before, after in pairwise(edges)]
+        logits = self._steps.read_prompt(self._ids[start:end], lengths, self._is_cancelled)
+        if logits is not None:
+            for part, before in zip(self._waiting, edges, strict=False):
+                if part.parts is not None:
+                    part.parts.put(part.key, self._steps.cache.copy(before, part.end))
+            self._waiting.clear()
+        return logits
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A part that is not kept, what is to keep it (if anything), and where it ends."""
+
+    parts: KeptParts | None
+    key: Key
+    end: int
