@@ -12,6 +12,8 @@ from tuner.extraction import Draft, drafts, sentences
     [
         ("The tower was built in 1889 by Eiffel.", "In which year was the tower built?", "1889"),
         ("The flag was added in version 3.2.", "In which version was the flag added?", "version 3.2"),
+        ("The command has been removed in Python 3.12.", "In which version was the command removed?", "Python 3.12"),
+        ("Gates are deprecated in 2.1 of the tool.", "In which version are Gates deprecated?", "2.1"),
         ("The oven has two doors.", "How many doors does the oven have?", "two"),
         ("The scheduler supports 3 modes of work.", "How many modes does the scheduler support?", "3"),
         (
@@ -77,6 +79,8 @@ def test_each_rule_asks_about_a_plain_sentence(sentence: str, question: str, ans
         "Currently the oven uses wood of the forest.",
         "Options ¶ The flag sets the number of rows.",
         "The file must be removed by hand.",
+        "Old rows are removed in 30 seconds.",
+        "The files are released in March 2021.",
     ],
 )
 def test_sentences_that_are_not_plain_are_passed_over(sentence: str) -> None:

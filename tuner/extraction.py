@@ -95,6 +95,8 @@ _BY = "controlled|set|created|called|written|used|defined|determined|made|provid
 _ORDER = "use|run|set|call|add|specify|type|press|select|choose|pass|install|enable|open|click|enter|create|edit|start"
 # The subject of a clause behind "If ..., ": what it stands for must be in the same sentence.
 _CLAUSE_SUBJECT = r"(?:an?|the|no|all|every|each|only|[A-Z`*\d])"
+# "2.1", "version 3", "Python 3.11", and neither a year nor a number of something.
+_VERSION = r"v?\d+(?:\.\w+)+|(?:version |(?:[A-Z][\w+#]* )+)(?![12]\d{3}\b)\d+(?:\.\w+)*"
 _GOAL = r"(?P<goal>[a-z][^,;:?!()]{4,70}?)"
 _CASE = r"(?P<goal>(?!\w+ed\b)[^,;:?!()]{5,80}?)"
 
@@ -107,7 +109,7 @@ _RULES: tuple[_Rule, ...] = (
     ),
     _rule(
         rf"{_SUBJECT} (?P<be>is|are|was|were|has been|have been) (?P<verb>added|introduced|deprecated|removed|released)"
-        r" in (?P<y>(?:version |[A-Z][\w+#.]* )*\d[\w.]*\w)\b",
+        rf" in (?P<y>{_VERSION})\b",
         "In which version {be} {x} {verb}?",
     ),
     _rule(
@@ -182,6 +184,8 @@ def _ask(rule: _Rule, match: re.Match[str], text: str) -> str:
     words = match.groupdict()
     verb = words.get("verb") or ""
     words["does"] = _VERBS.get(verb) or _OTHER_VERBS.get(verb) or verb
+    # What "has been added" is asked as what "was".
+    words["be"] = {"has been": "was", "have been": "were"}.get(words.get("be") or "", words.get("be"))
     words["cannot"] = "can't" if words.get("be") == "cannot" else words.get("be")
     if "x" in words:
         words["x"] = _lowered(match["x"], text)

@@ -1,8 +1,8 @@
 """Where a prompt is cut: into passes, into blocks of tokens whose attention is computed at once, between threads.
 
 A prompt is made of parts (its beginning, each passage, the question), of which some may be known already. The blocks
-of a part depend on its length and on nothing else, and threads and passes are cut where blocks are. So what is computed
-of a part has the same bits whether it is read alone or with the parts around it.
+of a part depend on its length and the number of threads only, and threads and passes are cut where blocks are. So what
+is computed of a part has the same bits whether it is read alone or with the parts around it.
 """
 
 from __future__ import annotations
