@@ -364,6 +364,6 @@ def test_real_weights_say_together_what_they_say_alone(weights_cache: Path, shar
     assert len({len(prompt.ids) for prompt in asked}) > 9
     alone, beside = TorchGenerator(base), TorchGenerator(base, at_once=at_once)
     expected = [said(list(alone.generate(prompt, max_tokens=16 + n))) for n, prompt in enumerate(asked)]
-    found = together([beside.generate(prompt, max_tokens=16 + n) for n, prompt in enumerate(asked)], delay=0.25)
+    found = together([beside.generate(prompt, max_tokens=16 + n) for n, prompt in enumerate(asked)], delay=0.08)
     assert [said(pieces) for pieces in found] == expected
     assert max(shared) > 2
