@@ -108,3 +108,14 @@ def test_the_manual_has_its_pages() -> None:
     assert len(PAGES) >= 10
     for page in PAGES:
         assert TEXTS[page].startswith("# "), page.name
+
+
+@pytest.mark.slow
+def test_the_example_is_what_comes_out(server_url: str) -> None:
+    text = TEXTS[ROOT / "README.md"]
+    asked = re.findall(r'^    \$ tandem ask "(.+)"\n((?:    .*\n|\n(?=    \[))+)', text, re.MULTILINE)
+    assert len(asked) == 2
+    for question, shown in asked:
+        command = [str(Path(sys.executable).with_name("tandem")), "ask", question, "--url", server_url]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert said.split() == shown.split()
