@@ -116,7 +116,7 @@ def test_rows_of_several_requests_have_the_bits_of_one_by_one(adapted: tuple[Bas
             ids = [rng.randrange(3, 250) for _ in range(length)]
             pairs.append((Steps(base, length), Steps(base, length + 40)))
             for steps in pairs[-1]:
-                steps.read_prompt(ids, (len(ids),), lambda: False)
+                steps.read_prompt(ids, lambda: False)
         for _ in range(3):
             drafts = [[rng.randrange(3, 250) for _ in range(rng.choice((1, 1, 4, 11)))] for _ in pairs]
             logits = read_together(

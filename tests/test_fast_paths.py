@@ -277,6 +277,7 @@ def test_the_cache_grows_and_gives_back(small: BaseModel) -> None:
 def test_real_weights_say_the_same_with_every_shortcut(weights_cache: Path, apart: bool) -> None:
     """Int8 as served: drafts, the kept beginning and joined passages, against one token a pass and nothing kept."""
     base = load_base_model("bundled", cache=weights_cache, quantisation="int8", device="cpu")
+    floats = load_base_model("bundled", cache=weights_cache, quantisation="none", device="cpu")
     generator = TorchGenerator(base, passage_bytes=2**27, apart=apart)
     manual = (Path(__file__).parents[1] / "corpora" / "manual" / "configuration.md").read_text().split()
     sources = [Source("Configuration", " ".join(manual[start : start + 60])) for start in range(0, 300, 60)]
@@ -286,10 +287,10 @@ def test_real_weights_say_the_same_with_every_shortcut(weights_cache: Path, apar
         fresh = TorchGenerator(base, passage_bytes=2**27, apart=apart)
         fresh._drafts = False
         assert said(fast) == said(list(fresh.generate(prompt, max_tokens=24)))
-        _, expected = plain_ids(base, prompt, 1, apart=apart)
+        # In float32: the library's int8 is as far from that (0.42) as the shortcuts are from it.
+        _, expected = plain_ids(floats, prompt, 1, apart=apart)
         steps = Steps(base, len(prompt.ids))
         found = generator._reader.read(steps, prompt, None, lambda: False)
-        # Int8 rounds other last digits to other steps; its distance to float32 is larger than this.
         assert int(found.argmax()) == int(expected.argmax())
         assert (found.log_softmax(-1) - expected.log_softmax(-1))[expected.topk(10).indices].abs().max() < 0.5
 
@@ -305,7 +306,7 @@ def test_tokens_read_together_have_the_logits_of_one_by_one_bit_for_bit(tmp_path
         caches = []
         for parts in ([draft], [(token,) for token in draft]):
             steps = Steps(base, len(prompt.ids) + len(draft))
-            steps.read_prompt(prompt.ids, (len(prompt.ids),), lambda: False)
+            steps.read_prompt(prompt.ids, lambda: False)
             for part in parts:
                 steps.read(part, len(part))
             caches.append(steps.cache.copy(0, steps.cache.length))

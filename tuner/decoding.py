@@ -66,11 +66,12 @@ class Steps:
         """Steps of the same request that read something on its own."""
         return Steps(self._base, room)
 
-    def read_prompt(self, ids: Sequence[int], parts: Sequence[int], is_cancelled: Callable[[], bool]) -> Any:
-        """Read `ids`, which are parts of these lengths; the (vocabulary,) logits of what follows, None when cancelled.
+    def read_prompt(self, ids: Sequence[int], is_cancelled: Callable[[], bool], parts: Sequence[int] = ()) -> Any:
+        """Read `ids`, parts of these lengths (or one); the (vocabulary,) logits of what follows, None when cancelled.
 
         What is computed of a part does not depend on the parts that are read with it.
         """
+        parts = parts or (len(ids),)
         logits: Any = None
         start = 0
         # What the library computes depends on how many tokens a pass has, so it gets the parts one by one.

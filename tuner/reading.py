@@ -51,7 +51,7 @@ class PromptReader:
         """
         spans = passage_spans(self._base.tokenizer, prompt) if steps.cache.is_plain else ()
         if not spans or spans[0][0] == 0:
-            return steps.read_prompt(prompt.ids, (len(prompt.ids),), is_cancelled)
+            return steps.read_prompt(prompt.ids, is_cancelled)
         way = _Way(steps, prompt.ids, is_cancelled)
         head = spans[0][0]
         is_going = way.take(self.heads, ("head", adapter, prompt.ids[:head]), head)
@@ -81,7 +81,7 @@ class PromptReader:
         if kept is None:
             ids = key[2]
             alone = steps.beside(len(ids))
-            if alone.read_prompt(ids, (len(ids),), is_cancelled) is None:
+            if alone.read_prompt(ids, is_cancelled) is None:
                 return False
             kept = alone.cache.copy(0, len(ids))
             self.passages.put(key, kept)
@@ -96,11 +96,11 @@ class _Way:
         self._steps, self._ids, self._is_cancelled = steps, ids, is_cancelled
         self._waiting: list[_Waiting] = []
 
-    def take(self, parts: KeptParts | None, key: Key, end: int) -> bool:
+    def take(self, store: KeptParts | None, key: Key, end: int) -> bool:
         """Go on to `end`, where the part of this key ends; False when the request was cancelled."""
-        kept = None if parts is None else parts.get(key)
+        kept = None if store is None else store.get(key)
         if kept is None:
-            self._waiting.append(_Waiting(parts, key, end))
+            self._waiting.append(_Waiting(store, key, end))
             return True
         if not self.read():
             return False
@@ -119,11 +119,11 @@ class _Way:
         start = self._steps.cache.length
         edges = list(dict.fromkeys((start, *(part.end for part in self._waiting), end)))
         lengths = [after - before for before, after in pairwise(edges)]
-        logits = self._steps.read_prompt(self._ids[start:end], lengths, self._is_cancelled)
+        logits = self._steps.read_prompt(self._ids[start:end], self._is_cancelled, lengths)
         if logits is not None:
             for part, before in zip(self._waiting, edges, strict=False):
-                if part.parts is not None:
-                    part.parts.put(part.key, self._steps.cache.copy(before, part.end))
+                if part.store is not None:
+                    part.store.put(part.key, self._steps.cache.copy(before, part.end))
             self._waiting.clear()
         return logits
 
@@ -132,6 +132,6 @@ class _Way:
 class _Waiting:
     """A part that is not kept, what is to keep it (if anything), and where it ends."""
 
-    parts: KeptParts | None
+    store: KeptParts | None
     key: Key
     end: int
