@@ -161,6 +161,12 @@ def test_what_usually_goes_wrong_is_said_with_its_reason(recipe: Recipe, rows: i
     assert find_warnings(Recipe("lora", target_modules="qv"), 150, 0) == []
 
 
+def test_many_rows_that_are_left_out_are_told() -> None:
+    (warning,) = find_warnings(Recipe("lora"), 900, 0, 100)
+    assert "100 of 1000 rows are left out" in warning
+    assert find_warnings(Recipe("lora"), 901, 0, 99) == []
+
+
 def test_too_few_rows_and_rows_without_an_answer_are_errors() -> None:
     with pytest.raises(TandemError, match="3 rows") as error:
         check_count(3)

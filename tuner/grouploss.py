@@ -14,8 +14,8 @@ from typing import Any
 from indexer.errors import TandemError
 from tuner.groups import Example, Group
 
-# How far losses may differ between readings: float32 sums in another order; the quantised ones round differently.
-_CLOSE = {"none": 1e-3, "quantised": 0.05}
+# How far losses may differ between readings: float32 sums in another order; shorter numbers round differently.
+_CLOSE = {"exact": 1e-3, "rounded": 0.05}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def group_logits(model: Any, group: Group, reading: Reading, *, blocks: bool = F
     """
     import torch
 
-    if not reading.shared or not group.prefix:
+    if not reading.shared:
         for number, ending in enumerate(group.endings):
             whole = _whole(group.prefix, ending)
             ids = torch.tensor([whole.ids], device=model.device)
@@ -44,7 +44,7 @@ def group_logits(model: Any, group: Group, reading: Reading, *, blocks: bool = F
             logits = _logits(model, reading, learned, input_ids=ids, attention_mask=torch.ones_like(ids))
             yield logits, targets, torch.full_like(targets, number)
         return
-    cache = _read_prefix(model, group, blocks)
+    cache = _read_prefix(model, group, blocks) if group.prefix else None
     longest = max(len(ending.ids) for ending in group.endings)
     ids = torch.zeros((len(group.endings), longest), dtype=torch.long)
     learned = torch.zeros((len(group.endings), longest), dtype=torch.bool)
@@ -75,12 +75,14 @@ def find_reading(model: Any, quantisation: str, *, shared: bool = True, blocks: 
     """
     import torch
 
-    group = _probe(int(model.get_input_embeddings().weight.shape[0]))
-    close = _CLOSE["none" if quantisation == "none" else "quantised"]
+    weight = model.get_input_embeddings().weight
+    group, short = _probe(int(weight.shape[0])), weight.dtype != torch.float32
+    close = _CLOSE["rounded" if short or quantisation != "none" else "exact"]
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        # Parameters that are trained are float32 also where the others are not, and only autocast joins the two.
+        with torch.no_grad(), torch.autocast(weight.device.type, torch.bfloat16, enabled=short):
             expected = _total(model, group, Reading(False, False))
             wanted = [Reading(True, True), Reading(True, False)] if shared else []
             for reading in (*wanted, Reading(False, True)):
@@ -102,6 +104,9 @@ def find_reading(model: Any, quantisation: str, *, shared: bool = True, blocks: 
 def _agrees(model: Any, group: Group, reading: Reading, expected: float, close: float, blocks: bool) -> bool:
     try:
         found = [_total(model, group, reading)]
+        if reading.shared:
+            rows = tuple(_whole(group.prefix, ending) for ending in group.endings)
+            found.append(_total(model, Group((), (), rows), reading))
         if blocks:
             # One span over everything hides nothing, so the mask must change nothing.
             whole = Group(group.prefix, ((0, len(group.prefix)),), group.endings)

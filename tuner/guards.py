@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from indexer.errors import TandemError
-from tuner.groups import Encoded
+from tuner.groups import ANSWER_ROOM, Encoded
 from tuner.objective import learned_tokens
 from tuner.recipe import Recipe
 
@@ -26,6 +26,7 @@ HIGH_RATES: Mapping[str, float] = {
     "dpo": 2e-4,
 }
 MOST_SHORTENED = 0.3
+MOST_LEFT_OUT = 0.1
 
 
 def check_count(rows: int, what: str = "rows") -> None:
@@ -49,8 +50,11 @@ def check_learned(encoded: Encoded) -> None:
             )
 
 
-def find_warnings(recipe: Recipe, rows: int, shortened: int) -> list[str]:
-    """What is likely to go wrong, in plain sentences. `shortened` rows lost passages to --longest."""
+def find_warnings(recipe: Recipe, rows: int, shortened: int, left_out: int = 0) -> list[str]:
+    """What is likely to go wrong, in plain sentences. `shortened` rows lost passages to --longest.
+
+    `left_out` rows are not among `rows`: they lost what their answer cites, or their answer is too long.
+    """
     found: list[str] = []
     high = HIGH_RATES[recipe.name]
     if recipe.learning_rate > high:
@@ -76,5 +80,10 @@ def find_warnings(recipe: Recipe, rows: int, shortened: int) -> list[str]:
         found.append(
             f"{shortened} of {rows} rows lost passages because their prompts are over {recipe.longest} tokens:"
             " they teach less than they could. Raise --longest, or make rows with a lower --k."
+        )
+    if left_out >= MOST_LEFT_OUT * (rows + left_out) > 0:
+        found.append(
+            f"{left_out} of {rows + left_out} rows are left out: a prompt may have {recipe.longest} tokens (or what"
+            f" the base model can read) and its answer {ANSWER_ROOM} more. Raise --longest, or shorten the answers."
         )
     return found

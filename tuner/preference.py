@@ -17,7 +17,7 @@ from typing import Any
 
 from indexer.errors import TandemError
 from tuner.grouploss import Reading, group_logits
-from tuner.groups import Group, group_of, row_prompt, shows_evidence
+from tuner.groups import ANSWER_ROOM, Group, group_of, row_prompt, shows_evidence
 from tuner.prompt import REFUSAL, Source
 from tuner.rows import Row
 
@@ -99,15 +99,18 @@ def encode_preferences(
 ) -> tuple[list[Group], int, int]:
     """One group a preference, chosen before rejected; how many lost passages to the limit; how many are left out.
 
-    Left out are those whose wanted answer cites a passage that was lost. Raises TandemError when none is left.
+    Left out are those whose wanted answer cites a passage that was lost, and those with an answer that is too long.
+    Raises TandemError when none is left.
     """
     groups, shortened, dropped = [], 0, 0
     for item in preferences:
         rows = [_row(item, item.chosen), _row(item, item.rejected)]
         prompt = row_prompt(tokenizer, rows[0], limit)
         shortened += prompt.passages < len(item.passages)
-        if shows_evidence(prompt, rows[0]):
-            groups.append(group_of(tokenizer, rows, [prompt, prompt]))
+        group = group_of(tokenizer, rows, [prompt, prompt])
+        longest = len(group.prefix) + max(len(ending.ids) for ending in group.endings)
+        if shows_evidence(prompt, rows[0]) and longest <= limit + ANSWER_ROOM:
+            groups.append(group)
         else:
             dropped += 1
     if not groups:

@@ -41,6 +41,8 @@ def make_trainable(base: BaseModel, recipe: Recipe, start: Path | None = None) -
     """
     model = base.model
     model.requires_grad_(False)
+    if recipe.precision == "float32" and base.quantisation == "none":
+        model.float()
     keep_gradients(model)
     if recipe.gradient_checkpointing:
         try:

@@ -14,7 +14,7 @@ from indexer.folders import write_file
 from tuner.basemodel import BaseModel
 from tuner.forgetting import Knowledge, compare_knowledge, forgetting_warning, measure_knowledge
 from tuner.grouploss import find_reading
-from tuner.groups import encode_rows
+from tuner.groups import ANSWER_ROOM, encode_rows
 from tuner.guards import check_count, check_learned, find_warnings
 from tuner.objective import Objective, Supervised, token_accuracy
 from tuner.peak import peak_bytes
@@ -27,9 +27,6 @@ from tuner.runs import Run
 from tuner.schedule import Progress
 from tuner.train import Training, evaluate, train
 from tuner.trainable import Trainable, keep_gradients, make_trainable, parameter_count
-
-# Of a prompt's window, what is left for the answer that is learned.
-_ROOM = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +68,11 @@ def tune(base: BaseModel, run: Run, watch: Watch, start: Any = None) -> Tuned:
     began = time.monotonic()
     # LLM.int8() logs a line for each product that it casts.
     with explained_memory(recipe), quiet():
-        limit = min(recipe.longest, base.window - _ROOM)
+        limit = min(recipe.longest, base.window - ANSWER_ROOM)
         learned = _encode(base, material.rows, limit)
         held_out = _encode(base, material.validation, limit) if material.validation else None
         check_count(learned.rows, "preferences" if recipe.name == "dpo" else "rows")
-        warnings = find_warnings(recipe, learned.rows, learned.shortened)
+        warnings = find_warnings(recipe, learned.rows, learned.shortened, learned.dropped)
         for warning in warnings:
             watch.tell(f"Warning: {warning}")
         keep_gradients(base.model)
@@ -84,7 +81,7 @@ def tune(base: BaseModel, run: Run, watch: Watch, start: Any = None) -> Tuned:
         total = parameter_count(base.model)
         watch.tell(
             f"{trainable.trained:,} of {total:,} parameters are trained ({trainable.trained / total:.2%})."
-            f" {_counts_line(material.rows)} {learned.shortened} rows were shortened, {learned.dropped} dropped for it."
+            f" {_counts_line(material.rows)} {learned.shortened} rows were shortened, {learned.dropped} left out."
         )
         training = _training(base, recipe, trainable, learned.items, held_out.items if held_out else [])
         loss_before = evaluate(training, training.validation) if training.validation else 0.0
