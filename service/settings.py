@@ -114,7 +114,10 @@ class Settings(BaseSettings):
         "", description="A model of `tandem tune --recipe answerability` that may refuse as well; unset, none does."
     )
     refusal_threshold: float | None = Field(
-        None, ge=0, le=1, description="From this doubt on an adapter refuses; unset, from that of its card on."
+        None,
+        ge=0,
+        le=1,
+        description="From this doubt on an adapter refuses, merged or not; unset, from that of its card on.",
     )
     host: str = Field("127.0.0.1", description="Address the service listens on; others than loopback need a key.")
     port: int = Field(8000, ge=0, le=65535, description="Port the service listens on; 0 takes a free one.")

@@ -75,6 +75,14 @@ def test_a_whole_comparison(service: Service, tmp_path: Path) -> None:
     assert tuned["latency_ms"]["p50"] <= tuned["latency_ms"]["p95"]
     assert tuned["peak_memory_bytes"] > 1 << 20
     assert tuned["by_kind"]["answerable"]["truthfulness"]["value"] == 1.0
+    # A right refusal counts over all questions only.
+    nothing = {"value": 0.0, "low": 0.0, "high": 0.0, "n": 36}
+    assert never["by_kind"]["answerable"]["exact_match"] == never["by_kind"]["answerable"]["f1"] == nothing
+    assert never["exact_match"]["value"] == never["f1"]["value"] == pytest.approx(0.4)
+    found = tuned["by_kind"]["answerable"]["f1"]
+    told = f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+    (row,) = [line for line in markdown(body, ()).splitlines() if line.startswith("| answerable | f1 | 36 |")]
+    assert 0 < found["low"] < found["value"] < found["high"] < 1 and told in row
     assert body["questions"]["by_kind"] == {"answerable": 36, "absent": 12, "misleading": 12}
     assert body["questions"]["by_exposure"] == {"clean": 60}
     verdict = body["verdict"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from tuner.export import export_gguf, export_peft
 from tuner.generation import TorchGenerator
 from tuner.gguf_export import gguf_name, interleave, modelfile
 from tuner.merge import merge_adapter
-from tuner.prompt import build_prompt
+from tuner.prompt import REFUSAL, Source, build_prompt
 from tuner.staleness import stale_documents
 
 
@@ -43,8 +44,8 @@ def adapter(tmp_path: Path, base: BaseModel) -> Path:
     return save_adapter(tmp_path / "home" / "adapters" / "bees", base, seed=1)
 
 
-def answer(generator: TorchGenerator, adapter: str | None = None) -> str:
-    prompt = build_prompt(generator.tokenizer, "Who leads the hive?", None, limit=400)
+def answer(generator: TorchGenerator, adapter: str | None = None, sources: Sequence[Source] | None = None) -> str:
+    prompt = build_prompt(generator.tokenizer, "Who leads the hive?", sources, limit=400)
     return "".join(piece.text for piece in generator.generate(prompt, max_tokens=16, adapter=adapter))
 
 
@@ -85,6 +86,36 @@ def test_the_merged_model_answers_like_the_adapter(tmp_path: Path, base: BaseMod
     record = json.loads((tmp_path / "merged" / "merged.json").read_text())
     assert (record["adapter"], record["base_sha256"]) == ("bees", base.sha256)
     assert str(tmp_path) not in (tmp_path / "merged" / "config.json").read_text()
+
+
+@pytest.mark.parametrize(("threshold", "setting"), [(0.0, None), (1.0, None), (0.0, 1.0), (1.0, 0.0), (None, 0.0)])
+def test_the_merged_model_refuses_like_the_adapter(
+    tmp_path: Path, base: BaseModel, adapter: Path, threshold: float | None, setting: float | None
+) -> None:
+    save_card(adapter, replace(read_card(adapter), refusal_threshold=threshold))
+    passages = [Source("Bees", "A hive has a queen.")]
+    both = TorchGenerator(base, {"bees": adapter}, refusal_threshold=setting)
+    fresh = load_base_model(str(tmp_path / "model"), cache=tmp_path, device="cpu")
+    merge_adapter(fresh, adapter, tmp_path / "merged")
+    again = load_base_model(str(tmp_path / "merged"), cache=tmp_path, device="cpu")
+    merged = TorchGenerator(again, refusal_threshold=setting)
+    said = answer(both, "bees", passages)
+    assert answer(merged, None, passages) == said
+    decided = threshold if setting is None else setting
+    assert (said == REFUSAL[: len(said)]) == (decided == 0)
+    assert answer(merged) == answer(both, "bees") != said
+    # The base model alone has no threshold, whatever the setting.
+    assert not answer(both, None, passages).startswith(REFUSAL[:4])
+
+
+def test_a_record_of_a_merge_is_checked(model_folder: Path) -> None:
+    record = model_folder / "merged.json"
+    for other in ({"refusal_threshold": 0.5}, ["adapter_sha256"]):
+        record.write_text(json.dumps(other))
+        assert not load_base_model(str(model_folder), cache=model_folder.parent, device="cpu").is_merged
+    record.write_text(json.dumps({"adapter_sha256": "0", "refusal_threshold": 1.5}))
+    with pytest.raises(TandemError, match="no share from 0 to 1"):
+        load_base_model(str(model_folder), cache=model_folder.parent, device="cpu")
 
 
 def test_half_precision_is_written_when_asked_for(tmp_path: Path, base: BaseModel, adapter: Path) -> None:
@@ -262,7 +293,7 @@ def test_documents_that_changed_or_went_are_named(tmp_path: Path, base: BaseMode
 def test_show_merge_and_export_from_the_command_line(
     tmp_path: Path, base: BaseModel, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_card(adapter, replace(read_card(adapter), metrics={"f1": 0.631, "questions": [1, 2]}))
+    save_card(adapter, replace(read_card(adapter), metrics={"f1": 0.631, "questions": [1, 2]}, refusal_threshold=0.4))
     write_template(tmp_path / "model" / "model.gguf", base)
     monkeypatch.chdir(tmp_path)
     for name, value in (("HOME", tmp_path / "home"), ("BASE_MODEL", tmp_path / "model"), ("WEIGHTS", tmp_path / "w")):
@@ -281,8 +312,11 @@ def test_show_merge_and_export_from_the_command_line(
     assert tandem("show", "wasps").exit_code == 2
     merged = tandem("merge", "bees", "merged")
     assert merged.exit_code == 0 and "Largest difference" in merged.stdout, merged.output
+    assert "threshold (0.4): other servers decode greedily" in merged.stdout
+    assert json.loads((tmp_path / "merged" / "merged.json").read_text())["refusal_threshold"] == 0.4
     for form, file in (("peft", "card.json"), ("safetensors", "model.safetensors"), ("gguf", "bees.gguf")):
-        assert tandem("export", "bees", form, "--format", form).exit_code == 0
+        exported = tandem("export", "bees", form, "--format", form)
+        assert exported.exit_code == 0 and "other servers decode greedily" in exported.stdout, exported.output
         assert (tmp_path / form / file).is_file()
     for wrong in (["merged"], ["new", "--format", "onnx"], ["new", "--type", "q4"]):
         assert tandem("export", "bees", *wrong).exit_code == 2

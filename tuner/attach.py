@@ -132,8 +132,11 @@ class AttachedAdapters:
                 self.switch(None)
 
     def refusal_threshold(self, key: str | None) -> float | None:
-        """From which doubt on the adapter refuses (tuner/refusing.py); None: as greedy decoding does."""
-        return None if key is None else self._thresholds.get(key)
+        """From which doubt on the adapter refuses, or, for None, the base model where one was merged into it.
+
+        None: as greedy decoding does. See tuner/refusing.py.
+        """
+        return self._base.refusal_threshold if key is None else self._thresholds.get(key)
 
     def identity(self, key: str | None) -> str | None:
         """A hash of the adapter's weights and settings: equal ones are equal adapters, in another process as well."""

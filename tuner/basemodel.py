@@ -35,6 +35,8 @@ Quantisation = Literal["none", "int8", "nf4", "auto", "llm-int8"]
 Device = Literal["auto", "cpu", "cuda"]
 Report = Callable[[str], None]
 
+# What a merge leaves beside the model (tuner/merge.py).
+MERGE_RECORD = "merged.json"
 _DEFAULT_WINDOW = 2048
 
 
@@ -43,7 +45,8 @@ class BaseModel:
     """A loaded base model. `window` is in tokens; `eos_ids` end an answer; `quantisation` is the one in effect.
 
     `compiled` makes the passes of answers in place of `model`, where its kind has such (tuner/llama.py). `model` is the
-    library's, which `load` gives when it is first asked for.
+    library's, which `load` gives when it is first asked for. Of one that an adapter was merged into (`is_merged`),
+    `refusal_threshold` is that of the adapter's card.
     """
 
     load: Callable[[], Any]
@@ -58,6 +61,8 @@ class BaseModel:
     window: int
     vocabulary: int
     compiled: Llama | None = None
+    is_merged: bool = False
+    refusal_threshold: float | None = None
 
     @cached_property
     def model(self) -> Any:
@@ -114,6 +119,7 @@ def load_base_model(
         tokenizer = _tokenizer(weights)
         with _telling(weights):
             config_sha256 = file_sha256(weights.path / "config.json")
+            merge = _merge_record(weights.path)
         parts = _llama(weights, cache, config_sha256) if chosen == "int8" and place == "cpu" else None
 
     def load() -> Any:
@@ -136,6 +142,8 @@ def load_base_model(
         window=compiled.window if compiled else _window(model.config),
         vocabulary=compiled.vocabulary if compiled else int(model.config.get_text_config().vocab_size),
         compiled=compiled,
+        is_merged=merge is not None,
+        refusal_threshold=merge["refusal_threshold"] if merge else None,
     )
 
 
@@ -271,6 +279,19 @@ def _bitsandbytes(quantisation: Quantisation, dtype: Any) -> Any:
 
 def _window(config: Any) -> int:
     return int(getattr(config, "max_position_embeddings", None) or _DEFAULT_WINDOW)
+
+
+def _merge_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a merge, with a checked `refusal_threshold`; None where no adapter was merged into the model."""
+    path = folder / MERGE_RECORD
+    record = json.loads(path.read_text("utf-8")) if path.is_file() else None
+    # Another program may write a file of that name.
+    if not isinstance(record, dict) or "adapter_sha256" not in record:
+        return None
+    threshold = record.setdefault("refusal_threshold", None)
+    if threshold is not None and not (isinstance(threshold, float | int) and 0 <= threshold <= 1):
+        raise ValueError(f"{MERGE_RECORD} has a refusal_threshold that is no share from 0 to 1.")
+    return record
 
 
 def _eos_ids(folder: Path, tokenizer: Any) -> frozenset[int]:

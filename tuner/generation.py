@@ -68,7 +68,7 @@ class TorchGenerator:
 
     `adapters` maps names to folders; each is verified and attached on first use, then chosen per request. What was
     read of passages is kept up to `passage_bytes`; with `apart` they are read apart from each other (tuner/reading.py).
-    A `refusal_threshold` (tuner/refusing.py) takes the place of those on the cards of the adapters.
+    A `refusal_threshold` (tuner/refusing.py) takes the place of those of adapters, merged ones too.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class TorchGenerator:
         logits = self._read(steps, prompt, place)
         said: tuple[int, ...] = ()
         threshold = self._attached.refusal_threshold(place.adapter)
-        if self._threshold is not None and place.adapter is not None:
+        if self._threshold is not None and (place.adapter is not None or self.base.is_merged):
             threshold = self._threshold
         if form is None and threshold is not None and prompt.passages:
             said, logits = open_answer(steps, logits, self._refusal, threshold)

@@ -108,7 +108,7 @@ def modelfile(template: str | None, *, file: str, system: str, window: int) -> s
         turn = "<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n"
         turns = f"{{{{- range .Messages }}}}{turn}{{{{ end }}}}<|im_start|>assistant\n"
         lines += [f'TEMPLATE """{turns}"""', 'PARAMETER stop "<|im_end|>"']
-    # Greedy, as Tandem answers.
+    # Greedy, as Tandem answers; a refusal threshold (tuner/refusing.py) has no place here.
     lines += ["PARAMETER temperature 0", f"PARAMETER num_ctx {window}", f'SYSTEM """{system}"""']
     return "\n".join(lines) + "\n"
 

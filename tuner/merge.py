@@ -16,13 +16,12 @@ from indexer.errors import TandemError
 from indexer.folders import publish_folder
 from tuner.adapters import verify_adapter
 from tuner.attach import AttachedAdapters
-from tuner.basemodel import BaseModel, load_base_model
+from tuner.basemodel import MERGE_RECORD, BaseModel, load_base_model
 from tuner.prompt import Source, build_prompt
 from tuner.quiet import quiet
 
 Numbers = Literal["float32", "bfloat16", "float16"]
 NUMBERS: tuple[Numbers, ...] = get_args(Numbers)
-RECORD_FILE = "merged.json"
 # How far the best-known rounding may move a logit, as a share of the largest: float32 sums in another order, and
 # 8 or 11 bits of mantissa in every weight.
 _TOLERANCE: dict[str, float] = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.15}
@@ -40,6 +39,7 @@ class Merged:
     """How far the saved model is from base and adapter: `distance` is the largest difference of any logit.
 
     `largest` is the largest logit, for scale; `same_token` the share of positions with the same best token.
+    `refusal_threshold` is that of the adapter's card: the weights cannot hold it, so Tandem reads it from the record.
     """
 
     adapter: str
@@ -50,6 +50,7 @@ class Merged:
     distance: float
     largest: float
     same_token: float
+    refusal_threshold: float | None
 
 
 def merge_adapter(
@@ -85,7 +86,17 @@ def merge_adapter(
         with tempfile.TemporaryDirectory() as cache:
             again = load_base_model(str(fresh), cache=Path(cache), device="cpu")
         distance, largest, same = compare(before, probe(again))
-        merged = Merged(folder.name, card.weights_sha256, base.name, base.sha256, chosen, distance, largest, same)
+        merged = Merged(
+            adapter=folder.name,
+            adapter_sha256=card.weights_sha256,
+            base_model=base.name,
+            base_sha256=base.sha256,
+            numbers=chosen,
+            distance=distance,
+            largest=largest,
+            same_token=same,
+            refusal_threshold=card.refusal_threshold,
+        )
         if not distance <= _TOLERANCE[chosen] * largest:
             raise TandemError(
                 f"The merged model does not answer as the adapter did: logits differ by {distance:.3g}.",
@@ -93,7 +104,7 @@ def merge_adapter(
                 do="Merge into float32, or serve the adapter beside its base model.",
                 code="conflict",
             )
-        (fresh / RECORD_FILE).write_text(json.dumps(asdict(merged), indent=1), "utf-8")
+        (fresh / MERGE_RECORD).write_text(json.dumps(asdict(merged), indent=1), "utf-8")
         found.append(merged)
 
     publish_folder(target, build)

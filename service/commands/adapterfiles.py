@@ -82,6 +82,7 @@ def run_merge(settings: Settings, name: str, target: Path, numbers: str | None, 
     else:
         out(f"{target}: {merged.base_model} with {name} merged into it, {merged.numbers}.")
         out(_difference(merged))
+        _tell_threshold(merged.refusal_threshold)
         out(f"Serve it with `TANDEM_BASE_MODEL={target}`, without an adapter.")
     return body
 
@@ -96,7 +97,7 @@ def run_export(
         raise _no_such("--type", numbers, GGUF_NUMBERS)
     refuse_existing(target)
     folder = adapter_path(settings.home, name)
-    read_card(folder)
+    threshold = read_card(folder).refusal_threshold
     if chosen == "peft":
         done = export_peft(_base(settings), folder, target, card=card)
     elif chosen == "safetensors":
@@ -116,6 +117,7 @@ def run_export(
         out(f"{target}: {', '.join(done.files)}")
         if done.merged:
             out(_difference(done.merged))
+        _tell_threshold(threshold)
     return body
 
 
@@ -130,6 +132,15 @@ def _difference(merged: Merged) -> str:
         f"Largest difference of any logit before and after: {merged.distance:.3g} (logits reach {merged.largest:.3g});"
         f" the same best token at {merged.same_token:.1%} of the positions."
     )
+
+
+def _tell_threshold(threshold: float | None) -> None:
+    """What other programs lose; without a threshold Tandem too refuses as they do."""
+    if threshold is not None:
+        out(
+            f"Only Tandem knows the refusal threshold ({threshold:.3g}): other servers decode greedily,"
+            " and refuse only when the refusal is the likeliest beginning of an answer."
+        )
 
 
 def _no_such(option: str, value: str, known: tuple[str, ...]) -> TandemError:

@@ -9,6 +9,8 @@ from service.compare.leakage import IN_WORDS
 from service.compare.scoring import LESS_IS_BETTER, MEASURES
 
 _NAMES = {name: name.replace("_", " ") for name in MEASURES}
+# Told of the answerable questions alone as well; of the others the first says as much.
+_OF_ANSWERS = ("truthfulness", "exact_match", "f1")
 
 
 def markdown(body: Mapping[str, Any], figures: Sequence[tuple[str, str]]) -> str:
@@ -70,17 +72,18 @@ def _quality(body: Mapping[str, Any]) -> Iterator[str]:
 
 def _parts(body: Mapping[str, Any]) -> Iterator[str]:
     arms = body["arms"]
-    for key, title in (("by_kind", "Truthfulness by kind of question"), ("by_exposure", "Truthfulness by exposure")):
+    for key, title in (("by_kind", "By kind of question"), ("by_exposure", "By exposure")):
         names = list(next(iter(arms.values()))[key])
         if key == "by_exposure" and names == ["clean"]:
             continue
         yield from (f"## {title}", "")
         rows = [
-            [name, arms[next(iter(arms))][key][name]["truthfulness"]["n"]]
-            + [_cell(arm[key][name].get("truthfulness")) for arm in arms.values()]
+            [name, _NAMES[measure], arms[next(iter(arms))][key][name]["truthfulness"]["n"]]
+            + [_cell(arm[key][name].get(measure)) for arm in arms.values()]
             for name in names
+            for measure in (_OF_ANSWERS if name == "answerable" else _OF_ANSWERS[:1])
         ]
-        yield from table(["", "n", *arms], rows)
+        yield from table(["", "measure", "n", *arms], rows)
         if key == "by_exposure":
             yield from (f"- `{name}`: {IN_WORDS[name]}." for name in names)
             yield ""

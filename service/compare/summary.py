@@ -16,7 +16,7 @@ from service.compare.records import Record
 from service.compare.scoring import MEASURES, Scores
 
 # What is told for each kind of question and each exposure, beside the whole.
-BY_PART = ("truthfulness", "correct", "f1", "judge")
+BY_PART = ("truthfulness", "correct", "exact_match", "f1", "judge")
 # Thresholds of relevance for the curve of refusal against over-refusal.
 THRESHOLDS = tuple(round(step / 20, 2) for step in range(21))
 
