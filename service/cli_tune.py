@@ -149,13 +149,14 @@ def tune(
     def base() -> None:
         from service.commands.rows import RowSources
         from service.commands.tune import Request, check_recipe, run_tune
-        from tuner.recipe import Recipe
+        from tuner.recipe import CHANGEABLE, Recipe
         from tuner.rows import Mix
 
         _refuse({"batch_size": batch_size, "no_activate": no_activate}, "this recipe")
         if resume:
             _refuse({"force": force, "replay": replay}, "--resume")
         given = {key: value for key, value in {**schedule, **only_base}.items() if value is not None}
+        changes = {key: given[key] for key in CHANGEABLE if resume and key in given}
         if pairs is None:
             _refuse({"k": k, "quote": quote}, "rows that are made already")
         if recipe is not None:
@@ -164,12 +165,12 @@ def tune(
                 {key: given[key] for key in irrelevant(recipe, bool(start_from)) if key in given},
                 f"the recipe {recipe}",
             )
-        elif given:
+        elif given.keys() != changes.keys():
             raise TandemError("There is no recipe.", expected="--recipe with its settings.", do="Name one.")
         made = Recipe(name=recipe, **given) if recipe else None  # type: ignore[arg-type]
         mix = Mix(k=k or Mix().k, seed=seed or 0, quote=quote)
         sources = RowSources(pairs, tuple(rows or ()), tuple(replay or ()), mix)
-        request = Request(made, sources, base_model, name, resume, force, tensorboard)
+        request = Request(made, sources, base_model, name, resume, force, tensorboard, changes)
         run_tune(load_settings(), request, as_json=as_json)
 
     run({"embedder": embedder, "answerability": answerability}.get(recipe or "", base), as_json)

@@ -186,11 +186,31 @@ def test_out_of_memory_says_which_setting_to_lower(kind: str) -> None:
         "torch": torch.OutOfMemoryError("CUDA out of memory"),
         "allocator": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"),
     }
-    with pytest.raises(TandemError, match="not enough memory") as error, explained_memory(Recipe("lora")):
+    with pytest.raises(TandemError, match="not enough memory") as error, explained_memory(Recipe("lora"), "first"):
         raise errors[kind]
-    assert "--longest" in error.value.do and "--gradient-checkpointing" in error.value.do
+    assert "--resume --name first --gradient-checkpointing" in error.value.do
+    assert "under another --name with a lower --longest (now 2048) or --recipe qlora" in error.value.do
     with pytest.raises(RuntimeError, match="shape"), explained_memory(Recipe("lora")):
         raise RuntimeError("shape mismatch")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "run", "advice"),
+    [
+        (Recipe("lora", gradient_checkpointing=True), "first", "Start again under another --name with a lower"),
+        (Recipe("lora", block_share=0.5), "first", "Start again under another --name with a lower"),
+        (Recipe("dpo", start_from="a"), "first", "a --start-from of a smaller base model"),
+        (Recipe("qlora"), "first", "a smaller --base-model"),
+        (Recipe("lora"), "", "Start a new run with --recipe qlora."),
+    ],
+)
+def test_out_of_memory_gives_no_advice_that_cannot_be_followed(recipe: Recipe, run: str, advice: str) -> None:
+    with pytest.raises(TandemError, match="not enough memory") as error, explained_memory(recipe, run):
+        raise MemoryError
+    assert advice in error.value.do
+    possible = bool(run) and not recipe.gradient_checkpointing and not recipe.block_share
+    assert ("--gradient-checkpointing" in error.value.do) is ("--resume" in error.value.do) is possible
+    assert ("--recipe qlora" in error.value.do) is (recipe.name == "lora")
 
 
 # --- forgetting ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ under the name of their parameter; its numbers, which some optimisers keep outsi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -48,11 +49,12 @@ class RunState:
                 os.fsync(handle.fileno())
             partial.replace(path)
         except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
             kept = "The checkpoint before it is whole." if path.exists() else "There is none before it."
             raise TandemError(
-                f"The checkpoint {path} cannot be written at step {progress.step}: {error}.",
-                expected=f"Room on that disk. {kept}",
+                f"The checkpoint {path} cannot be written at step {progress.step}: {error}. {kept}",
+                expected="Room on that disk.",
                 do="Make room, then go on with --resume.",
                 code="unavailable",
             ) from error

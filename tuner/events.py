@@ -10,24 +10,26 @@ from indexer.errors import TandemError
 from tuner.schedule import Progress
 
 
+def find_writer() -> Any:
+    """The class that writes them. Raises TandemError (unavailable) when the package tensorboard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise TandemError(
+            "--tensorboard needs the package tensorboard, which is not installed.",
+            expected="Tandem with its extra: pip install 'tandem-qa[tensorboard]'.",
+            do="Install it, or leave --tensorboard out.",
+            code="unavailable",
+        ) from error
+    return SummaryWriter
+
+
 class Events:
     """A writer of event files to `folder`; without `wanted` it writes nothing."""
 
     def __init__(self, folder: Path, *, wanted: bool) -> None:
-        """Raise TandemError (unavailable) when they are wanted and the package tensorboard is not installed."""
-        self._writer: Any = None
+        self._writer: Any = find_writer()(str(folder)) if wanted else None
         self._validations = 0
-        if wanted:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise TandemError(
-                    "--tensorboard needs the package tensorboard, which is not installed.",
-                    expected="Tandem with its extra: pip install 'tandem-qa[tensorboard]'.",
-                    do="Install it, or leave --tensorboard out.",
-                    code="unavailable",
-                ) from error
-            self._writer = SummaryWriter(str(folder))
 
     def __enter__(self) -> Events:
         return self

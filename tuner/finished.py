@@ -16,7 +16,7 @@ from tuner.basemodel import BaseModel
 from tuner.preference import Preference
 from tuner.prompt import PROMPT_FINGERPRINT
 from tuner.questionhash import question_hash
-from tuner.runs import Run, result_folder
+from tuner.runs import Run, explained_writing, result_folder
 from tuner.trainable import save_adapter_weights, save_model
 from tuner.tuning import Tuned
 
@@ -24,11 +24,13 @@ _LIBRARIES = ("tandem-qa", "torch", "transformers", "peft", "bitsandbytes")
 
 
 def publish(home: Path, run: Run, base: BaseModel, tuned: Tuned) -> Path:
-    """Write the result and its card; returns its folder. A result of that name is replaced."""
+    """Write the result and its card; returns its folder. A result of that name is replaced.
+
+    Raises TandemError (unavailable) when it cannot be written.
+    """
     folder = result_folder(home, run.name, run.recipe)
     parent = read_card(adapter_path(home, run.recipe.start_from)) if run.recipe.start_from else None
     card = make_card(run, base, tuned, parent)
-    folder.parent.mkdir(parents=True, exist_ok=True)
 
     def build(fresh: Path) -> None:
         if run.recipe.trains_adapter:
@@ -38,7 +40,8 @@ def publish(home: Path, run: Run, base: BaseModel, tuned: Tuned) -> Path:
             save_model(tuned.trainable, base.tokenizer, fresh)
             write_file(fresh / CARD_FILE, json.dumps(asdict(card), indent=1, ensure_ascii=False).encode())
 
-    publish_folder(folder, build)
+    with explained_writing(run, f"The result {folder}"):
+        publish_folder(folder, build)
     return folder
 
 

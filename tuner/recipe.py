@@ -29,6 +29,8 @@ RATES: Mapping[str, float] = {
     "full": 2e-5,
     "dpo": 2e-5,
 }
+# What may change when a run is resumed, for it diverged or ran out of memory; its steps stay what they are.
+CHANGEABLE = ("learning_rate", "gradient_checkpointing")
 QUANTISATION: Mapping[str, Quantisation] = {"qlora": "nf4", "lora-int8": "llm-int8"}
 # Names of the attention matrices in the families that transformers has.
 _ATTENTION = {

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def free_name(home: Path, recipe: Recipe) -> str:
 def start_run(home: Path, name: str, run: Run, *, force: bool) -> None:
     """Write a new run. `force` replaces an unfinished one and, at its end, a finished result of that name.
 
-    Raises TandemError (conflict) when the name is taken otherwise.
+    Raises TandemError: (conflict) the name is taken otherwise, (unavailable) it cannot be written.
     """
     folder = run_folder(home, name)
     if not force and (folder / _RECIPE).exists():
@@ -111,10 +112,17 @@ def start_run(home: Path, name: str, run: Run, *, force: bool) -> None:
             do="Choose another name, or replace it with --force.",
             code="conflict",
         )
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    _write(folder / _ROWS, run.material.rows)
-    _write(folder / _HELD_OUT, run.material.validation)
+    with explained_writing(run, f"The run {name!r}"):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        _write(folder / _ROWS, run.material.rows)
+        _write(folder / _HELD_OUT, run.material.validation)
+    # Last, for it makes the folder a run.
+    save_recipe(run)
+
+
+def save_recipe(run: Run) -> None:
+    """Write the run's recipe and what it is about, beside its rows. Raises TandemError when it cannot be written."""
     values = {
         "recipe": asdict(run.recipe),
         "base_model": run.base_model,
@@ -124,8 +132,26 @@ def start_run(home: Path, name: str, run: Run, *, force: bool) -> None:
         "dropped": dict(run.material.dropped),
         "written_by": list(run.material.written_by),
     }
-    # Last, for it makes the folder a run.
-    write_file(folder / _RECIPE, json.dumps(values, indent=1, ensure_ascii=False).encode())
+    with explained_writing(run, f"The run {run.name!r}"):
+        write_file(run.folder / _RECIPE, json.dumps(values, indent=1, ensure_ascii=False).encode())
+
+
+@contextmanager
+def explained_writing(run: Run, what: str) -> Iterator[None]:
+    """Turn a failure to write into a TandemError (unavailable) that names the cause and how to go on."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        again = f"run `tandem tune --resume --name {run.name}`" if (run.folder / _RECIPE).exists() else "start it again"
+        kept = " The run's checkpoint is kept." if run.checkpoint.exists() else ""
+        raise TandemError(
+            f"{what} cannot be written: {error}.{kept}",
+            expected="Room on that disk, and leave to write there.",
+            do=f"Make room, then {again}.",
+            code="unavailable",
+        ) from error
 
 
 def open_run(home: Path, name: str) -> Run:
@@ -156,8 +182,7 @@ def unfinished_runs(home: Path) -> list[str]:
 
 def finish_run(run: Run) -> None:
     """Forget what only an unfinished run needs; rows and logs stay."""
-    write_file(run.folder / "finished.json", (run.folder / _RECIPE).read_bytes())
-    (run.folder / _RECIPE).unlink()
+    (run.folder / _RECIPE).replace(run.folder / "finished.json")
     run.checkpoint.unlink(missing_ok=True)
 
 

@@ -54,8 +54,8 @@ class Progress:
         self.loss = loss if math.isnan(self.loss) else 0.95 * self.loss + 0.05 * loss
 
     def improves(self, measured: float) -> bool:
-        """Whether a held-out loss is lower than every one before it."""
-        return not self.validation or measured < min(value for _, value in self.validation)
+        """Whether a held-out loss is a number, and lower than every one before it."""
+        return math.isfinite(measured) and all(measured < value for _, value in self.validation)
 
     def stalled(self, patience: int) -> bool:
         """Whether so many measurements in a row (0: never) brought no lower loss."""

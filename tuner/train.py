@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,14 @@ def train(
     checkpoint: Path,
     *,
     report: Report = lambda progress: None,
+    tell: Callable[[str], None] = lambda text: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Progress:
     """Train in place; returns how it went. Continues from `checkpoint` when that file exists.
 
-    Raises TandemError when the loss is no longer a number, when `stop` says so (a checkpoint is written first in
-    both cases), when a checkpoint cannot be written, and when it is of another run.
+    A checkpoint that cannot be written on the way or at the end is only told. Raises TandemError when a loss is no
+    longer a number (the last checkpoint stays), when a gradient is not or `stop` says so (a checkpoint is written
+    first, or that fails), and when the checkpoint is of another run.
     """
     schedule, items = training.schedule, training.items
     order = reading_order(len(items), schedule)
@@ -65,24 +68,31 @@ def train(
             state.save(checkpoint, progress, best)
             raise _stopped(progress)
         chosen = order[progress.step * schedule.accumulation : (progress.step + 1) * schedule.accumulation]
-        loss = _step(training, state.optimiser, chosen, progress)
-        if not math.isfinite(loss):
+        where = f"step {progress.step + 1} of {progress.steps}"
+        loss, norm = _find_gradients(training, chosen, progress)
+        _check_number(loss, "loss", where, training, checkpoint)
+        # Only now are the parameters known to be worth keeping: their loss is a number.
+        if not math.isfinite(norm):
             state.save(checkpoint, progress, best)
-            raise _diverged(progress)
+        _check_number(norm, "gradient", where, training, checkpoint)
+        if time.monotonic() - saved > schedule.seconds:
+            with _only_told(tell, "The training goes on and tries again at the next one: free space until then."):
+                state.save(checkpoint, progress, best)
+            saved = time.monotonic()
+        _step(training, state.optimiser, progress)
         progress.step += 1
         progress.smooth(loss)
         progress.tokens += sum(training.objective.tokens(items[index]) for index, _ in chosen)
         progress.seconds = spent + time.monotonic() - started
         if progress.step in checks:
             measured = evaluate(training, training.validation)
+            _check_number(measured, "held-out loss", where, training, checkpoint)
             if progress.improves(measured):
                 best, progress.best_step = _copy(training.parameters), progress.step
             progress.validation.append((progress.step, measured))
         report(progress)
-        if time.monotonic() - saved > schedule.seconds:
-            state.save(checkpoint, progress, best)
-            saved = time.monotonic()
-    state.save(checkpoint, progress, best)
+    with _only_told(tell, "The training is finished, and its result is made all the same: free space for it."):
+        state.save(checkpoint, progress, best)
     _restore(training.parameters, best)
     return progress
 
@@ -115,8 +125,8 @@ def make_optimiser(training: Training) -> Any:
     return torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
 
 
-def _step(training: Training, optimiser: Any, chosen: Sequence[tuple[int, bool]], progress: Progress) -> float:
-    """One step of the optimiser; returns the mean loss, not finite when nothing was changed because it is not."""
+def _find_gradients(training: Training, chosen: Sequence[tuple[int, bool]], progress: Progress) -> tuple[float, float]:
+    """The mean loss of the chosen items, and the norm of its gradient before it is clipped."""
     import torch
 
     objective, schedule = training.objective, training.schedule
@@ -133,20 +143,23 @@ def _step(training: Training, optimiser: Any, chosen: Sequence[tuple[int, bool]]
             (loss / weight).backward()
             total += float(loss.detach())
     norm = torch.nn.utils.clip_grad_norm_(training.parameters.values(), schedule.clip)
-    if not math.isfinite(total) or not math.isfinite(float(norm)):
-        return math.nan
+    return total / weight, float(norm)
+
+
+def _step(training: Training, optimiser: Any, progress: Progress) -> None:
+    schedule = training.schedule
     for setting in optimiser.param_groups:
         setting["lr"] = learning_rate(progress.step, progress.steps, schedule)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    return total / weight
 
 
 def _identity(training: Training) -> str:
-    tokens = [training.objective.tokens(item) for item in training.items]
-    # How often checkpoints are written changes nothing else.
-    schedule = asdict(replace(training.schedule, seconds=0))
-    return json.dumps([schedule, len(tokens), sum(tokens), sorted(training.parameters)])
+    # The tokens that are read are more with gradient checkpointing, which a resumed run may switch on.
+    weights = [training.objective.weight(item) for item in training.items]
+    # How often checkpoints are written changes nothing else, and a resumed run may have another rate.
+    schedule = asdict(replace(training.schedule, seconds=0, learning_rate=0))
+    return json.dumps([schedule, len(weights), sum(weights), sorted(training.parameters)])
 
 
 def _copy(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,10 +182,20 @@ def _stopped(progress: Progress) -> TandemError:
     )
 
 
-def _diverged(progress: Progress) -> TandemError:
-    return TandemError(
-        f"The loss is no longer a number at step {progress.step + 1} of {progress.steps}.",
-        expected="A loss that falls. The parameters from before that step are kept in the checkpoint.",
-        do="Start again with a lower --learning-rate.",
-        code="conflict",
-    )
+@contextmanager
+def _only_told(tell: Callable[[str], None], then: str) -> Iterator[None]:
+    try:
+        yield
+    except TandemError as error:
+        tell(f"Warning: {error.happened} {then}")
+
+
+def _check_number(value: float, what: str, where: str, training: Training, checkpoint: Path) -> None:
+    if not math.isfinite(value):
+        kept = "The checkpoint from before that is kept." if checkpoint.exists() else "There is no checkpoint yet."
+        raise TandemError(
+            f"The {what} is no longer a number at {where}. {kept}",
+            expected="A loss that falls.",
+            do=f"Go on with --resume and a lower --learning-rate (now {training.schedule.learning_rate:g}).",
+            code="conflict",
+        )

@@ -33,26 +33,34 @@ class Trainable:
         return sum(parameter.numel() for parameter in self.parameters.values())
 
 
+def check_trainable(base: BaseModel, recipe: Recipe, start: Path | None = None) -> None:
+    """Raise the errors of `make_trainable` that can be known without changing `base.model`."""
+    if recipe.gradient_checkpointing and not base.model.supports_gradient_checkpointing:
+        raise TandemError(
+            "This base model has no gradient checkpointing.",
+            expected="A family that transformers supports it for.",
+            do="Leave --gradient-checkpointing out.",
+        )
+    if recipe.name == "partial":
+        _last_layers(base.model, recipe.layers)
+    if recipe.trains_adapter:
+        _lora_config(base, recipe, start)
+
+
 def make_trainable(base: BaseModel, recipe: Recipe, start: Path | None = None) -> Trainable:
     """Prepare `base` for the recipe, from the adapter in the folder `start` if there is one. Changes `base.model`.
 
-    Raises TandemError when no module has the names of --target-modules, there are fewer layers than --layers, or the
-    adapter is not one of this base model.
+    Raises TandemError when no matrix has the names of --target-modules, there are fewer layers than --layers, the
+    model has no gradient checkpointing, or the adapter is not one of this base model.
     """
+    check_trainable(base, recipe, start)
     model = base.model
     model.requires_grad_(False)
     if recipe.precision == "float32" and base.quantisation == "none":
         model.float()
     keep_gradients(model)
     if recipe.gradient_checkpointing:
-        try:
-            model.activation_checkpointing_enable({"use_reentrant": False})
-        except ValueError as error:
-            raise TandemError(
-                "This base model has no gradient checkpointing.",
-                expected="A family that transformers supports it for.",
-                do="Leave --gradient-checkpointing out.",
-            ) from error
+        model.activation_checkpointing_enable({"use_reentrant": False})
     if base.quantisation != "none":
         _steady(model)
     if recipe.trains_adapter:
@@ -124,23 +132,10 @@ def _with_adapter(base: BaseModel, recipe: Recipe, start: Path | None) -> Traina
     import torch
 
     with quiet():
-        from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+        from peft import get_peft_model, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    if start is None:
-        config = LoraConfig(
-            r=recipe.r,
-            lora_alpha=recipe.alpha,
-            lora_dropout=recipe.dropout,
-            target_modules=_targets(base.model, recipe),
-            use_rslora=recipe.rslora,
-            use_dora=recipe.dora,
-            fan_in_fan_out=_is_transposed(base.model),
-            task_type="CAUSAL_LM",
-        )
-    else:
-        verify_adapter(start, base)
-        config = LoraConfig(**read_adapter_config(start))
+    config = _lora_config(base, recipe, start)
     torch.manual_seed(recipe.seed)
     try:
         with quiet():
@@ -157,18 +152,39 @@ def _with_adapter(base: BaseModel, recipe: Recipe, start: Path | None) -> Traina
     return Trainable(peft.get_base_model(), parameters, peft)
 
 
+def _lora_config(base: BaseModel, recipe: Recipe, start: Path | None) -> Any:
+    with quiet():
+        from peft import LoraConfig
+
+    if start is not None:
+        verify_adapter(start, base)
+        return LoraConfig(**read_adapter_config(start))
+    return LoraConfig(
+        r=recipe.r,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        target_modules=_targets(base.model, recipe),
+        use_rslora=recipe.rslora,
+        use_dora=recipe.dora,
+        fan_in_fan_out=_is_transposed(base.model),
+        task_type="CAUSAL_LM",
+    )
+
+
 def _targets(model: Any, recipe: Recipe) -> str | list[str]:
     targets = recipe.targets()
     if isinstance(targets, str):
         return targets
-    ends = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    # PEFT refuses what has no matrix, such as a norm, only once it changes the model.
+    named = model.named_parameters(remove_duplicate=False)
+    ends = {name.split(".")[-2] for name, value in named if name.endswith(".weight") and value.ndim > 1}
     found = [name for name in targets if name in ends]
     if recipe.target_modules in ("qkvo", "qv") and found:
         return found
     missing = [name for name in targets if name not in ends]
     if missing or not found:
         raise TandemError(
-            f"The base model has no module called {', '.join(missing or targets)}.",
+            f"The base model has no matrix called {', '.join(missing or targets)}.",
             expected="Ends of module names, such as: " + ", ".join(sorted(_linear_ends(model))) + ".",
             do="Name some of those in --target-modules, or all-linear.",
         )

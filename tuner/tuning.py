@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from indexer.errors import TandemError
@@ -23,10 +24,10 @@ from tuner.quiet import quiet
 from tuner.recipe import Recipe
 from tuner.refusing import Threshold, calibrate
 from tuner.rows import Row, count_kinds
-from tuner.runs import Run
+from tuner.runs import Material, Run, explained_writing
 from tuner.schedule import Progress
 from tuner.train import Training, evaluate, train
-from tuner.trainable import Trainable, keep_gradients, make_trainable, parameter_count
+from tuner.trainable import Trainable, check_trainable, keep_gradients, make_trainable, parameter_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +59,45 @@ class _Encoded:
     dropped: int
 
 
-def tune(base: BaseModel, run: Run, watch: Watch, start: Any = None) -> Tuned:
-    """Train what the run's recipe says, on from its checkpoint if it has one; `start` is the folder of an adapter.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is learned and what is held out, cut to `limit` tokens a prompt."""
 
-    Raises TandemError: too few rows, none with an answer, a setting the model cannot have, no memory left (saying
-    which setting to lower), and what `train` raises.
+    limit: int
+    learned: _Encoded
+    held_out: _Encoded | None
+
+
+def prepare(base: BaseModel, recipe: Recipe, material: Material, start: Path | None = None) -> Prepared:
+    """Encode the rows, and check all that can be before anything is written; `start` is the folder of an adapter.
+
+    Raises TandemError: too few rows, none with an answer, a setting the model cannot have.
     """
-    recipe, material = run.recipe, run.material
-    began = time.monotonic()
-    # LLM.int8() logs a line for each product that it casts.
     with explained_memory(recipe), quiet():
+        keep_gradients(base.model)
+        check_trainable(base, recipe, start)
+        if recipe.block_share:
+            find_reading(base.model, base.quantisation, blocks=True)
         limit = min(recipe.longest, base.window - ANSWER_ROOM)
         learned = _encode(base, material.rows, limit)
-        held_out = _encode(base, material.validation, limit) if material.validation else None
         check_count(learned.rows, "preferences" if recipe.name == "dpo" else "rows")
+        return Prepared(limit, learned, _encode(base, material.validation, limit) if material.validation else None)
+
+
+def tune(base: BaseModel, run: Run, prepared: Prepared, watch: Watch, start: Path | None = None) -> Tuned:
+    """Train what the run's recipe says, on from its checkpoint if it has one, on what `prepare` gave.
+
+    Raises TandemError: no memory left (saying how to go on with less), a file that cannot be written, and what
+    `train` raises.
+    """
+    recipe, material = run.recipe, run.material
+    limit, learned, held_out = prepared.limit, prepared.learned, prepared.held_out
+    began = time.monotonic()
+    # LLM.int8() logs a line for each product that it casts.
+    with explained_memory(recipe, run.name), quiet():
         warnings = find_warnings(recipe, learned.rows, learned.shortened, learned.dropped)
         for warning in warnings:
             watch.tell(f"Warning: {warning}")
-        keep_gradients(base.model)
         before = _knowledge_before(base, run, watch)
         trainable = make_trainable(base, recipe, start)
         total = parameter_count(base.model)
@@ -85,7 +107,7 @@ def tune(base: BaseModel, run: Run, watch: Watch, start: Any = None) -> Tuned:
         )
         training = _training(base, recipe, trainable, learned.items, held_out.items if held_out else [])
         loss_before = evaluate(training, training.validation) if training.validation else 0.0
-        progress = train(training, run.checkpoint, report=watch.progress, stop=watch.stop)
+        progress = train(training, run.checkpoint, report=watch.progress, tell=watch.tell, stop=watch.stop)
         metrics: dict[str, Any] = {"train_loss": round(progress.loss, 4)}
         if training.validation:
             metrics |= _validated(training, loss_before, progress)
@@ -122,8 +144,11 @@ def tune(base: BaseModel, run: Run, watch: Watch, start: Any = None) -> Tuned:
 
 
 @contextmanager
-def explained_memory(recipe: Recipe) -> Iterator[None]:
-    """Turn running out of memory into a TandemError (unavailable) that says which setting to lower."""
+def explained_memory(recipe: Recipe, run: str = "") -> Iterator[None]:
+    """Turn running out of memory into a TandemError (unavailable) that says how to go on with less.
+
+    `run` is the name of the run that can be resumed, once there is one.
+    """
     import torch
 
     try:
@@ -133,17 +158,25 @@ def explained_memory(recipe: Recipe) -> Iterator[None]:
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not known and "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
             raise
-        lower = [f"a lower --longest (now {recipe.longest})"]
-        if not recipe.gradient_checkpointing:
-            lower.insert(0, "--gradient-checkpointing")
-        if recipe.name != "qlora":
-            lower.append("--recipe qlora")
         raise TandemError(
             f"There is not enough memory for the recipe {recipe.name}.",
             expected="What `tandem plan` says that this base model needs.",
-            do=f"Use {', '.join(lower)}; the last checkpoint is kept.",
+            do=_with_less(recipe, run),
             code="unavailable",
         ) from error
+
+
+def _with_less(recipe: Recipe, run: str) -> str:
+    smaller = "--recipe qlora"
+    if recipe.name in ("qlora", "dpo"):
+        smaller = "a --start-from of a smaller base model" if recipe.start_from else "a smaller --base-model"
+    if not run:
+        return f"Start a new run with {smaller}."
+    lower = f"start again under another --name with a lower --longest (now {recipe.longest}) or {smaller}."
+    # Blocks of passages and gradient checkpointing cannot be together.
+    if recipe.gradient_checkpointing or recipe.block_share:
+        return lower.capitalize()
+    return f"Go on by `tandem tune --resume --name {run} --gradient-checkpointing`, or {lower}"
 
 
 def _encode(base: BaseModel, items: Sequence[Row | Preference], limit: int) -> _Encoded:
@@ -222,7 +255,8 @@ def _knowledge_before(base: BaseModel, run: Run, watch: Watch) -> Knowledge:
     except (OSError, ValueError, TypeError):
         watch.tell("Asking the base model what it knows of other things.")
         before = measure_knowledge(base, base.model, run.recipe.precision)
-        write_file(kept, json.dumps(asdict(before)).encode())
+        with explained_writing(run, "What the base model knows"):
+            write_file(kept, json.dumps(asdict(before)).encode())
         return before
 
 

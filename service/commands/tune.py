@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,19 @@ from service.commands.rows import Built, RowSources, build_rows, show_counts
 from service.settings import Settings
 from tuner.adapters import adapter_path
 from tuner.basemodel import BaseModel, Quantisation, load_base_model
-from tuner.events import Events
+from tuner.events import Events, find_writer
 from tuner.finished import publish
 from tuner.preference import Preference, preferences_of, read_preferences
 from tuner.recipe import RECIPES, Recipe
 from tuner.rows import Row, split_rows
-from tuner.runs import Material, Run, finish_run, free_name, open_run, run_folder, start_run
+from tuner.runs import Material, Run, finish_run, free_name, open_run, run_folder, save_recipe, start_run
 from tuner.schedule import Progress
-from tuner.tuning import Tuned, Watch, explained_memory, tune
+from tuner.tuning import Prepared, Tuned, Watch, explained_memory, prepare, tune
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What `tandem tune` is asked to do. `recipe` is None only with `resume`."""
+    """What `tandem tune` is asked to do. `recipe` is None only with `resume`, and `changes` only then has settings."""
 
     recipe: Recipe | None
     sources: RowSources = RowSources()
@@ -37,6 +38,7 @@ class Request:
     resume: bool = False
     force: bool = False
     tensorboard: bool = False
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_recipe(name: str) -> None:
@@ -51,6 +53,8 @@ def run_tune(settings: Settings, request: Request, *, as_json: bool) -> dict[str
     busy = TandemError(
         "Another process is tuning in this home folder.", do="Wait until it has finished.", code="conflict"
     )
+    if request.tensorboard:
+        find_writer()
     with exclusive(settings.home, "tune", busy):
         if request.resume:
             run = _resumed(settings, request)
@@ -64,7 +68,13 @@ def run_tune(settings: Settings, request: Request, *, as_json: bool) -> dict[str
                 )
         else:
             run, base = _started(settings, request)
-        tuned = _tune(settings, run, base, tensorboard=request.tensorboard)
+        start = adapter_path(settings.home, run.recipe.start_from) if run.recipe.start_from else None
+        prepared = prepare(base, run.recipe, run.material, start)
+        if not request.resume:
+            start_run(settings.home, run.name, run, force=request.force)
+        elif request.changes:
+            save_recipe(run)
+        tuned = _tune(run, base, prepared, start, tensorboard=request.tensorboard)
         folder = publish(settings.home, run, base, tuned)
         finish_run(run)
     body = _body(run, tuned, folder)
@@ -92,20 +102,19 @@ def _started(settings: Settings, request: Request) -> tuple[Run, BaseModel]:
     material = _material(settings, request.sources, recipe)
     base_model = request.base_model or settings.base_model
     base = _load(settings, base_model, recipe)
-    run = Run(folder, recipe, base_model, base.sha256, material)
-    start_run(settings.home, name, run, force=request.force)
-    return run, base
+    return Run(folder, recipe, base_model, base.sha256, material), base
 
 
 def _resumed(settings: Settings, request: Request) -> Run:
     if request.name is None:
         raise TandemError("--resume needs to know which run.", expected="--name.", do="Name the run that was cut off.")
     run = open_run(settings.home, request.name)
-    if request.recipe is not None and request.recipe != run.recipe:
-        changed = [key for key in run.recipe.__slots__ if getattr(run.recipe, key) != getattr(request.recipe, key)]
+    recipe = replace(run.recipe, **request.changes)
+    if request.recipe is not None and request.recipe != recipe:
+        changed = [key for key in recipe.__slots__ if getattr(recipe, key) != getattr(request.recipe, key)]
         raise TandemError(
             f"The run {run.name!r} was started with other settings: {', '.join(changed)}.",
-            expected="The settings it was started with, or no recipe at all.",
+            expected="The settings it was started with; --learning-rate and --gradient-checkpointing may change.",
             do=f"Run `tandem tune --resume --name {run.name}`.",
             code="conflict",
         )
@@ -120,7 +129,7 @@ def _resumed(settings: Settings, request: Request) -> Run:
             do=f"Run `tandem tune --resume --name {run.name}`.",
             code="conflict",
         )
-    return run
+    return replace(run, recipe=recipe)
 
 
 def _is_source(run: Run, path: Path) -> bool:
@@ -181,8 +190,7 @@ def _load(settings: Settings, name: str, recipe: Recipe) -> BaseModel:
         )
 
 
-def _tune(settings: Settings, run: Run, base: BaseModel, *, tensorboard: bool) -> Tuned:
-    start = adapter_path(settings.home, run.recipe.start_from) if run.recipe.start_from else None
+def _tune(run: Run, base: BaseModel, prepared: Prepared, start: Path | None, *, tensorboard: bool) -> Tuned:
     note(f"Run {run.name}: Ctrl-C stops it; `tandem tune --resume --name {run.name}` goes on.")
     with sync_progress() as bar, stopping() as stopped, Events(run.folder / "events", wanted=tensorboard) as events:
         lines = step_lines()
@@ -194,7 +202,7 @@ def _tune(settings: Settings, run: Run, base: BaseModel, *, tensorboard: bool) -
             lines(progress, text)
             events.write(progress)
 
-        return tune(base, run, Watch(note, follow, stopped.is_set), start)
+        return tune(base, run, prepared, Watch(note, follow, stopped.is_set), start)
 
 
 def _body(run: Run, tuned: Tuned, folder: Path) -> dict[str, Any]:
