@@ -157,6 +157,7 @@ def tune(
             _refuse({"force": force, "replay": replay}, "--resume")
         given = {key: value for key, value in {**schedule, **only_base}.items() if value is not None}
         changes = {key: given[key] for key in CHANGEABLE if resume and key in given}
+        _check_held_out(given)
         if pairs is None:
             _refuse({"k": k, "quote": quote}, "rows that are made already")
         if recipe is not None:
@@ -168,7 +169,7 @@ def tune(
         elif given.keys() != changes.keys():
             raise TandemError("There is no recipe.", expected="--recipe with its settings.", do="Name one.")
         made = Recipe(name=recipe, **given) if recipe else None  # type: ignore[arg-type]
-        mix = Mix(k=k or Mix().k, seed=seed or 0, quote=quote)
+        mix = Mix(k=Mix().k if k is None else k, seed=seed or 0, quote=quote)
         sources = RowSources(pairs, tuple(rows or ()), tuple(replay or ()), mix)
         request = Request(made, sources, base_model, name, resume, force, tensorboard, changes)
         run_tune(load_settings(), request, as_json=as_json)
@@ -183,6 +184,13 @@ def irrelevant(recipe: str, from_adapter: bool) -> set[str]:
     return found | (shape if recipe in ("partial", "full") or from_adapter else set())
 
 
+def _check_held_out(given: dict[str, Any]) -> None:
+    """Raise TandemError for options about held-out rows of a run that has none; 0, no patience, is what it has."""
+    if given.get("validation_share") == 0:
+        asked = {key: given[key] for key in ("validations", "patience") if given.get(key)}
+        _refuse(asked, "a run with --validation-share 0")
+
+
 def _whole(given: dict[str, float | None], recipe: str) -> dict[str, float]:
     """What was given, with the passes as a whole number. Raises TandemError where they are none."""
     epochs = given["epochs"]
@@ -192,10 +200,15 @@ def _whole(given: dict[str, float | None], recipe: str) -> dict[str, float]:
 
 
 def _refuse(given: dict[str, Any], recipe: str) -> None:
-    wrong = [f"--{key.replace('_', '-')}" for key, value in given.items() if value]
+    wrong = [f"--{key.replace('_', '-')}" for key, value in given.items() if _is_given(value)]
     if wrong:
         raise TandemError(
             f"{', '.join(wrong)} means nothing to {recipe}.",
             expected="Only options that change something.",
             do="Leave it out.",
         )
+
+
+def _is_given(value: Any) -> bool:
+    """Whether an option was given; 0 was, a flag that is not set was not."""
+    return value is not None and value is not False and value != []

@@ -250,7 +250,7 @@ def test_an_index_of_another_embedder_is_refused(make_service: MakeService, tmp_
     [
         ([], "holds no pair"),
         ([{"question": "How hot?", "answers": [], "kind": "answerable"}], "1 answerable pairs .* have no answer: 1"),
-        ([{"question": "How hot?", "answers": [" "]}], "have no answer"),
+        ([{"question": "How hot?", "answers": [" "], "kind": "answerable"}], "have no answer"),
         (
             [{"question": "How hot?", "answers": ["9"], "kind": "absent"}],
             "absent or misleading pairs .* have an answer",

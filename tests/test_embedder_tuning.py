@@ -113,7 +113,10 @@ def test_pairs_are_read_with_their_kinds(pairs: Path) -> None:
         ('{"question": "Why?", "answers": "because"}', "answers that are not a list"),
         ('{"question": "Why?", "document": 3}', "not a path or an id"),
         ('{"question": "Why?", "kind": "hard"}', "the kind 'hard'"),
-        ('{"id": "otter", "question": "Why?"}', "a second time"),
+        ('{"question": "Why?"}', "neither answers nor a kind"),
+        ('{"question": "Why?", "answers": [" "], "document": "otter.txt"}', "neither answers nor a kind"),
+        ('{"question": "Why?", "answer": "because"}', 'field "answer" must be called "answers" and be a list'),
+        ('{"id": "otter", "question": "Why?", "kind": "absent"}', "a second time"),
     ],
 )
 def test_a_wrong_line_is_named(pairs: Path, line: str, problem: str) -> None:

@@ -10,7 +10,8 @@ from small_models import CHATML, make_tokenizer
 from tuning_rows import make_rows
 
 from tuner.basemodel import BaseModel, load_base_model
-from tuner.generation import TorchGenerator
+from tuner.chat import answer_end_id
+from tuner.generation import Piece, TorchGenerator
 from tuner.grouploss import Reading, find_reading, group_loss
 from tuner.groups import Group, encode_rows
 from tuner.objective import Supervised, learned_tokens
@@ -116,6 +117,24 @@ def test_it_learns_in_three_steps_and_answers(base: BaseModel) -> None:
     base.model.eval()
     pieces = list(TorchGenerator(base).generate(prompt, max_tokens=5))
     assert pieces[-1].finish_reason in ("stop", "length")
+
+
+def test_generation_ends_at_the_end_token(base: BaseModel) -> None:
+    base.model.eval()
+    (wanted,) = base.tokenizer("a", add_special_tokens=False)["input_ids"]
+
+    def prefer(_module: Any, _given: Any, logits: Any) -> None:
+        logits[..., wanted] = 1e6
+
+    hook = base.model.get_output_embeddings().register_forward_hook(prefer)
+    prompt = build_prompt(base.tokenizer, "What raises the tides?", make_rows(1)[0].passages, limit=900)
+    try:
+        running = TorchGenerator(base).generate(prompt, max_tokens=20)
+        assert [next(running), next(running)] == [Piece("a", 1, None), Piece("a", 2, None)]
+        wanted = answer_end_id(base.tokenizer)
+        assert list(running) == [Piece("", 2, "stop")]
+    finally:
+        hook.remove()
 
 
 def test_an_answer_ends_with_the_token_that_generation_stops_at(base: BaseModel) -> None:

@@ -21,6 +21,7 @@ from indexer.errors import TandemError
 from indexer.retrieval import Retriever
 from indexer.store import Store
 from service.cli import app
+from service.compare.questions import read_items as read_questions
 from tuner.basemodel import load_base_model
 from tuner.extraction import Draft, drafts
 from tuner.neardup import near_duplicates
@@ -29,7 +30,7 @@ from tuner.pairs import Instruction, Pair, read_items, read_pairs
 from tuner.pairsplit import split_items
 from tuner.prompt import Source
 from tuner.synthesis import Request, Unreadable, make_pairs
-from tuner.teachers import likelihood, local_teacher, read_reply, server_teacher
+from tuner.teachers import langchain_teacher, likelihood, local_teacher, read_reply, server_teacher
 
 
 def write(path: Path, *lines: object) -> Path:
@@ -68,9 +69,12 @@ def test_every_problem_is_found_with_its_line(tmp_path: Path, store: Store) -> N
         line(7, "What raises the tides of the ocean?", "iron.txt", answers=["wood"]),
         line(8, "Which things are said?", answers=[], kind="answerable"),
         line(9, "Where is the moon now?", None),
-        line(10, "Is it absent from here?", kind="absent"),
+        line(10, "Is it absent from here?", None, kind="absent"),
         {"id": "i1", "instruction": "Sum up.", "output": ""},
         {"id": "i2", "instruction": "Sum up.", "input": "A text.", "output": "Text."},
+        line(13, "Who named the moon?", answers=[], kind="absent"),
+        line(14, "Who flies up there today?", None, answers=[], kind="misleading"),
+        {"id": "p15", "question": "Whose answer is misspelt?", "answer": "the moon", "document": "tides.md"},
     )
     with store.read() as snapshot:
         problems, right = check_files([file], snapshot)
@@ -86,6 +90,9 @@ def test_every_problem_is_found_with_its_line(tmp_path: Path, store: Store) -> N
         (9, "is answerable and names no document"),
         (10, "is absent and has answers"),
         (11, "has no output"),
+        (13, "is absent and names a document"),
+        (14, "is misleading and names no document"),
+        (15, 'has neither answers nor a kind; its field "answer" must be called "answers" and be a list'),
     }
     assert right == 2
 
@@ -98,6 +105,25 @@ def test_parts_of_a_split_may_share_nothing(tmp_path: Path) -> None:
     assert "is about tides.md, as train.jsonl:1 is" in problems[0].what
     assert right == 2
     assert check_files([train], None) == ([], 2)
+
+
+def test_lines_without_an_id_never_have_that_of_another(tmp_path: Path) -> None:
+    def unnamed(question: str, document: str) -> dict[str, object]:
+        return {"question": question, "answers": ["the moon"], "document": document}
+
+    first = write(
+        tmp_path / "a.jsonl",
+        unnamed("What raises the tides?", "tides.md"),
+        line(2, "What shines?") | {"id": "1"},
+        {"id": None, "instruction": "Sum up.", "output": "Yes."},
+        {"instruction": "Count up to three.", "output": "1, 2, 3"},
+    )
+    second = write(tmp_path / "b.jsonl", unnamed("How hot is it in there?", "bread.md"))
+    assert len({item.id for item in read_items(first)}) == 4
+    assert check_files([first, second], None) == ([], 5)
+    # A comparison finds the tag of the line that it belongs to.
+    tagged = [unnamed("What raises the tides?", "tides.md") | {"tag": "mine"}, line(2, "What shines?") | {"id": "1"}]
+    assert [item.tag for item in read_questions(write(tmp_path / "c.jsonl", *tagged))] == ["mine", ""]
 
 
 def test_near_duplicates_are_exactly_those_that_every_comparison_finds() -> None:
@@ -336,6 +362,7 @@ def test_a_server_teaches(tmp_path: Path, retriever: Retriever, server: str, mon
     made = make_pairs(retriever, server_teacher(server, key="secret"), tmp_path / "made.jsonl", Request())
     assert made.kept == 2
     assert {body["model"] for body in Server.bodies} == {"first"}
+    assert "in other words than its own" in Server.bodies[0]["messages"][0]["content"]
     assert set(Server.keys) == {"Bearer secret"}
     with pytest.raises(TandemError, match="status 404") as caught:
         make_pairs(retriever, server_teacher(server, "gone"), tmp_path / "other.jsonl", Request())
@@ -343,6 +370,26 @@ def test_a_server_teaches(tmp_path: Path, retriever: Retriever, server: str, mon
     for url in ("ftp://x", "http://"):
         with pytest.raises(TandemError, match="no address"):
             server_teacher(url)
+
+
+def test_a_chat_model_of_langchain_teaches(
+    tmp_path: Path, retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from langchain_core.language_models import GenericFakeChatModel
+    from langchain_core.messages import AIMessage
+
+    with pytest.raises(TandemError, match="no chat model 'nobody:m' here") as caught:
+        langchain_teacher("nobody:m")
+    assert caught.value.code == "unavailable" and "provider:model" in caught.value.expected
+    said = [{"question": MOON.question, "answer": MOON.answer, "evidence": MOON.evidence}]
+    # Says this once, and fails from then on.
+    chat = GenericFakeChatModel(messages=iter([AIMessage(f"Here: {json.dumps(said)}")]))
+    monkeypatch.setattr("langchain.chat_models.init_chat_model", lambda spec, **options: chat)
+    teach = langchain_teacher("fake:m")
+    assert teach("Tides", MOON.evidence) == [MOON]
+    with pytest.raises(TandemError, match="teacher fake:m does not answer: StopIteration") as caught:
+        make_pairs(retriever, teach, tmp_path / "made.jsonl", Request())
+    assert caught.value.code == "unavailable" and "--resume" in caught.value.do
 
 
 def test_a_reply_that_is_no_list_is_counted_and_passed_over(tmp_path: Path, retriever: Retriever) -> None:

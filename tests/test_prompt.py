@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from fakes import FixedAdapters, HashingEmbedder, ScriptedGenerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import CHATML, MARKS, make_tokenizer
 from transformers import AutoTokenizer
 
 from indexer.errors import TandemError
+from indexer.records import Passage
+from indexer.retrieval import Retrieval, Retriever
+from indexer.store import Store
+from service.answering import Answerer
+from service.question import Question
+from service.settings import Settings
 from tuner.chat import answer_end_id, plain_text, render_ids, tokenizer_sha256
 from tuner.conversion import bundled_base_model
+from tuner.embedder_rows import Library
+from tuner.groups import encode_rows
+from tuner.pairs import Pair
 from tuner.prompt import PROMPT_FINGERPRINT, REFUSAL, Example, Source, Style, build_prompt, training_ids
+from tuner.recipe import Recipe
+from tuner.rows import Mix, make_training_rows
 
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
 DROPS_SYSTEM = CHATML.replace("for m in messages", "for m in messages if m['role'] != 'system'")
@@ -84,6 +97,46 @@ def test_a_prompt_is_the_beginning_of_its_training_row(template: str | None) -> 
     assert learned == (False,) * len(prompt.ids) + (True,) * len(answer)
     with pytest.raises(TandemError, match="no answer"):
         training_ids(prompt, " ", tokenizer)
+
+
+class Finds:
+    """A retriever that has found its passages."""
+
+    def __init__(self, passages: Sequence[Passage]) -> None:
+        self.passages = tuple(passages)
+
+    def retrieve(self, question: str, k: int, where: object) -> Retrieval:
+        return Retrieval(1, self.passages)
+
+
+def test_a_row_begins_with_what_the_service_shows_the_model(home: Path, tokenizer: Any) -> None:
+    pairs = [
+        Pair("1", "What raises the tides?", ("The moon",), "tides.md", "answerable"),
+        Pair("2", "When does iron melt?", ("1538 degrees",), "iron.txt", "answerable"),
+        Pair("3", "Who bakes the bread?", (), "bread.md", "misleading"),
+    ]
+    generator = ScriptedGenerator("Yes.")
+    generator.tokenizer = tokenizer
+    store, settings = Store(home), Settings(home=home, min_relevance=-1)
+    with store.read() as snapshot:
+        library = Library(snapshot)
+        mix = Mix(no_evidence=0, misleading=1, closed_book=1, fewer=0)
+        rows, _ = make_training_rows(library, Retriever(store, HashingEmbedder()), pairs, mix)
+        known = {
+            Source(chunk.context, chunk.text): Passage(chunk, path, path, title, pages, 1, 1.0, 1.0)
+            for chunk, path, title, pages in snapshot.passages(list(library.paths)).values()
+        }
+    assert {row.kind for row in rows} == {"evidence", "misleading", "closed-book"}
+    for row in rows:
+        retriever = cast(Retriever, Finds([known[source] for source in row.passages]))
+        answerer = Answerer(retriever, generator, settings, FixedAdapters(["tuned"]))
+        answerer.answer(Question(row.question, "rag+tuned" if row.passages else "tuned", adapter="tuned"))
+        shown = generator.prompts[-1].ids
+        (group,) = encode_rows(tokenizer, [row], limit=Recipe().longest).groups
+        ids, learned = group.prefix + group.endings[0].ids, group.endings[0].learned
+        assert ids[: len(shown)] == shown
+        assert len(group.prefix) + learned.index(True) == len(shown)
+    store.close()
 
 
 @pytest.mark.parametrize("template", [NO_SYSTEM, DROPS_SYSTEM])

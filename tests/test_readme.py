@@ -86,6 +86,23 @@ def test_every_command_has_help_and_is_in_the_manual() -> None:
             assert f"tandem {' '.join(path)}" in text, path
 
 
+def test_tables_of_options_list_the_options_of_their_commands() -> None:
+    listed: dict[str, set[str]] = {}
+    for section in re.split(r"^## tandem ", TEXTS[MANUAL / "command-line.md"], flags=re.MULTILINE)[1:]:
+        for options, meaning in re.findall(r"^\| (`-.*?) \| (.*) \|$", section, re.MULTILINE):
+            # In a group of commands the meaning begins with "of `tandem pairs split`: ".
+            named = re.match(r"of (`tandem [a-z -]+`(?: and )?)+", meaning)
+            for command in re.findall(r"`tandem ([a-z -]+)`", named[0]) if named else [section.splitlines()[0]]:
+                listed.setdefault(command, set()).update(re.findall(r"`(--?[a-z-]+)", options))
+    assert len(listed) >= 10
+    for path, options in listed.items():
+        command = get_command(app)
+        for word in path.split():
+            command = command.commands[word]  # type: ignore[attr-defined]
+        # The page says once that commands with results have --json.
+        assert options | {"--json"} == {option for item in command.params for option in item.opts if option[0] == "-"}
+
+
 def test_every_route_is_in_the_manual() -> None:
     script = """
 from service.api import adapters, allowances, ask, documents, feedback, health, reindex, uploading

@@ -47,6 +47,7 @@ def test_each_recipe_has_a_rate_of_its_own_and_survives_a_file() -> None:
         ({"name": "magic"}, "no recipe"),
         ({"r": 0}, "--r is"),
         ({"learning_rate": -1.0}, "--learning-rate"),
+        ({"learning_rate": 0.0}, "--learning-rate is 0"),
         ({"warm_up": 2.0}, "--warm-up"),
         ({"precision": "half"}, "--precision"),
         ({"gradient_checkpointing": True, "block_share": 0.5}, "--block-share"),
@@ -98,6 +99,32 @@ def test_partial_trains_the_last_layers_and_full_everything(folder: Path) -> Non
     assert any("embed_tokens" in name for name in names(Recipe("full")))
     with pytest.raises(TandemError, match="--layers is 3, and the base model has 2"):
         names(Recipe("partial", layers=3))
+
+
+@pytest.mark.parametrize("option", ["dora", "rslora"])
+def test_variants_of_lora_learn(option: str, base: BaseModel, tmp_path: Path) -> None:
+    from tuner.grouploss import find_reading
+    from tuner.objective import Supervised
+    from tuner.schedule import Schedule
+    from tuner.train import Training, evaluate, train
+
+    recipe = Recipe("lora", r=4, alpha=8, rslora=option == "rslora", dora=option == "dora")
+    trainable = make_trainable(base, recipe)
+    scales = {module.scaling["default"] for module in base.model.modules() if hasattr(module, "lora_A")}
+    assert scales == {8 / 2 if recipe.rslora else 8 / 4}
+    groups = encode_rows(base.tokenizer, make_rows(8), limit=1900).groups
+    reading = find_reading(base.model, "none")
+    schedule = Schedule(epochs=1, accumulation=len(groups), learning_rate=5e-3, precision="float32")
+    training = Training(base.model, trainable.parameters, Supervised(base.model, reading), groups, [], schedule)
+    before = evaluate(training, groups)
+    first = {name: parameter.detach().clone() for name, parameter in trainable.parameters.items()}
+    assert train(training, tmp_path / "c.safetensors").steps == 1
+    assert evaluate(training, groups) < before
+    # The first step leaves the matrices A: what stands behind them is still 0.
+    kinds = {"lora_B", "lora_magnitude_vector"} if recipe.dora else {"lora_B"}
+    changed = {name for name, parameter in trainable.parameters.items() if not bool((parameter == first[name]).all())}
+    assert changed == {name for name in first if any(kind in name for kind in kinds)}
+    assert any("lora_magnitude_vector" in name for name in first) == recipe.dora
 
 
 @pytest.mark.parametrize("name", ["qlora", "lora-int8"])

@@ -56,10 +56,10 @@ def find_warnings(recipe: Recipe, rows: int, shortened: int, left_out: int = 0) 
     `left_out` rows are not among `rows`: they lost what their answer cites, or their answer is too long.
     """
     found: list[str] = []
-    high = HIGH_RATES[recipe.name]
-    if recipe.learning_rate > high:
+    high, rate = HIGH_RATES[recipe.name], recipe.schedule.learning_rate
+    if rate > high:
         found.append(
-            f"The learning rate {recipe.learning_rate:g} is high for {recipe.name} (over {high:g}): the loss may"
+            f"The learning rate {rate:g} is high for {recipe.name} (over {high:g}): the loss may"
             " jump, and the model may forget what it knew."
         )
     if recipe.epochs > MANY_EPOCHS:

@@ -67,6 +67,8 @@ def _short(error: TandemError, path: Path, number: int) -> str:
 def _repeated_ids(placed: Sequence[_Placed]) -> Iterator[Problem]:
     first: dict[str, _Placed] = {}
     for item in placed:
+        if not item.line.named:
+            continue
         before = first.setdefault(item.item.id, item)
         if before is not item:
             yield item.problem(f"has the id {item.item.id!r} of {before}")
@@ -82,8 +84,13 @@ def _contradictions(placed: Sequence[_Placed]) -> Iterator[Problem]:
                 yield item.problem("is answerable and has no answer")
             if pair.document is None:
                 yield item.problem("is answerable and names no document")
-        elif pair.answers:
+            continue
+        if pair.answers:
             yield item.problem(f"is {pair.kind} and has answers")
+        if pair.kind == "absent" and pair.document is not None:
+            yield item.problem("is absent and names a document")
+        if pair.kind == "misleading" and pair.document is None:
+            yield item.problem("is misleading and names no document")
 
 
 def _leaks(placed: Sequence[_Placed]) -> Iterator[Problem]:

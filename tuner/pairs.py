@@ -1,9 +1,10 @@
 """Pairs: questions about the documents with their answers, one JSON object a line, and their split by document.
 
 A line is {"id", "question", "answers": [...], "document": path or id | null, "kind"}; `kind` is answerable (the default
-where there are answers), absent or misleading. Pairs of one document never fall on both sides of a split: a model
-would otherwise be judged on documents that it was tuned on. A line may be an instruction instead, {"id", "instruction",
-"input", "output"}: a task of another kind, mixed in when a model is tuned on several at once.
+where there are answers), absent or misleading, which have no answers; the `id` may be left out. Pairs of one document
+never fall on both sides of a split: a model would otherwise be judged on documents that it was tuned on. A line may be
+an instruction instead, {"id", "instruction", "input", "output"}: a task of another kind, mixed in when a model is tuned
+on several at once.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from __future__ import annotations
 import gzip
 import json
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -46,11 +47,15 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a pairs file: its number, its text, and what it holds, or the error that says why it holds nothing."""
+    """A line of a pairs file: its number, its text, and what it holds, or the error that says why it holds nothing.
+
+    A line that is not `named` has no id of its own; the one that its item got is unique in its file alone.
+    """
 
     number: int
     text: str
     item: Pair | Instruction | TandemError
+    named: bool = True
 
 
 def read_pairs(path: Path) -> list[Pair]:
@@ -91,8 +96,19 @@ def read_lines(path: Path) -> list[Line]:
         raise TandemError(
             f"The pairs file {path} cannot be read: {error}.", expected="JSON Lines in UTF-8.", do="Check the path."
         ) from error
-    lines = enumerate(text.split("\n"), start=1)
-    return [Line(number, line, _item(line, path, number)) for number, line in lines if line.strip()]
+    numbered = enumerate(text.split("\n"), start=1)
+    lines = [Line(number, line, _item(line, path, number)) for number, line in numbered if line.strip()]
+    taken = {line.item.id for line in lines if not isinstance(line.item, TandemError)}
+    return [_with_id(line, taken) for line in lines]
+
+
+def _with_id(line: Line, taken: Collection[str]) -> Line:
+    if isinstance(line.item, TandemError) or line.item.id:
+        return line
+    name = str(line.number)
+    while name in taken:
+        name = f"line {name}"
+    return replace(line, item=replace(line.item, id=name), named=False)
 
 
 def _item(line: str, path: Path, number: int) -> Pair | Instruction | TandemError:
@@ -115,7 +131,7 @@ def _instruction(value: dict[str, Any], path: Path, number: int) -> Instruction:
     for name, text in zip(("instruction", "output"), (texts[0], texts[2]), strict=True):
         if not text.strip():
             raise _wrong(path, number, f"has no {name}")
-    return Instruction(str(value.get("id", number)), *(text.strip() for text in texts))
+    return Instruction(_id(value), *(text.strip() for text in texts))
 
 
 def _pair(value: dict[str, Any], path: Path, number: int) -> Pair:
@@ -126,19 +142,30 @@ def _pair(value: dict[str, Any], path: Path, number: int) -> Pair:
         raise _wrong(path, number, "has answers that are not a list of texts")
     if document is not None and not isinstance(document, str):
         raise _wrong(path, number, "has a document that is not a path or an id")
-    kind = value.get("kind", "answerable" if answers else "absent")
+    if "kind" not in value and not any(answer.strip() for answer in answers):
+        # A pair without answers teaches to refuse, so it must not come about by a slip.
+        misspelt = '; its field "answer" must be called "answers" and be a list' if "answer" in value else ""
+        do = 'Give the line its answers, or the kind "absent" or "misleading" if a refusal is right.'
+        raise _wrong(path, number, f"has neither answers nor a kind{misspelt}", do)
+    kind = value.get("kind", "answerable")
     if kind not in KINDS:
         raise _wrong(path, number, f"has the kind {kind!r}")
-    return Pair(str(value.get("id", number)), question.strip(), tuple(answers), document, cast(Kind, kind))
+    return Pair(_id(value), question.strip(), tuple(answers), document, cast(Kind, kind))
 
 
-def _wrong(path: Path, number: int, problem: str) -> TandemError:
+def _id(value: dict[str, Any]) -> str:
+    """The id that a line gives, "" for none."""
+    name = value.get("id")
+    return "" if name is None else str(name)
+
+
+def _wrong(path: Path, number: int, problem: str, do: str = "Mend that line.") -> TandemError:
     return TandemError(
         f"Line {number} of {path} {problem}.",
         expected='{"id", "question", "answers": [...], "document": path or id, "kind": '
         + " | ".join(KINDS)
         + '}, or {"id", "instruction", "input", "output"}.',
-        do="Mend that line.",
+        do=do,
     )
 
 

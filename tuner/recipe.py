@@ -44,7 +44,8 @@ class Recipe:
     """Everything that decides a run besides its rows.
 
     `target_modules` is all-linear, qkvo (attention), qv (queries and values) or names with commas; `layers` is how
-    many last layers `partial` trains; `longest` is the most tokens of a prompt; `beta` is DPO's.
+    many last layers `partial` trains; without a `learning_rate` the recipe's own is taken; `longest` is the most tokens
+    of a prompt; `beta` is DPO's.
     """
 
     name: RecipeName = "qlora"
@@ -56,7 +57,7 @@ class Recipe:
     dora: bool = False
     layers: int = 4
     epochs: float = 2.0
-    learning_rate: float = 0.0
+    learning_rate: float | None = None
     warm_up: float = 0.05
     weight_decay: float = 0.0
     accumulation: int = 2
@@ -77,7 +78,7 @@ class Recipe:
             raise TandemError(
                 f"There is no recipe {self.name!r}.", expected=f"One of: {', '.join(RECIPES)}.", do="Name one of them."
             )
-        if self.learning_rate == 0.0:
+        if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", RATES[self.name])
         for option, (low, high) in _BOUNDS.items():
             value = getattr(self, option)

@@ -6,7 +6,6 @@ word), and `written_by` who or what wrote the pair, so that pairs of the writer 
 
 from __future__ import annotations
 
-import gzip
 import json
 import random
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from indexer.errors import TandemError
-from tuner.pairs import GZIP_MAGIC, Pair, read_pairs
+from tuner.pairs import Pair, read_lines, read_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +56,11 @@ def read_items(path: Path) -> list[Item]:
 
 
 def _extra(path: Path) -> dict[str, tuple[str, str]]:
-    data = path.read_bytes()
-    text = (gzip.decompress(data) if data.startswith(GZIP_MAGIC) else data).decode("utf-8")
     found = {}
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            value = json.loads(line)
-            found[str(value.get("id", number))] = (str(value.get("tag") or ""), str(value.get("written_by") or ""))
+    for line in read_lines(path):
+        if not isinstance(line.item, TandemError):
+            value = json.loads(line.text)
+            found[line.item.id] = (str(value.get("tag") or ""), str(value.get("written_by") or ""))
     return found
 
 
