@@ -108,6 +108,7 @@ def test_the_card_tells_what_the_first_adapter_has_seen(settings: Settings, tmp_
         assert exposures([each], card, {}) == {"1": "seen_question"}
     assert exposures([item("Who asks this?", "x")], card, {}) == {"1": "clean"}
     assert list(card.documents) == [read]
+    assert (card.recipe["r"], card.recipe["start_from"]) == (4, "first")
 
 
 def test_replay_beside_preferences_is_refused(settings: Settings, tmp_path: Path, monkeypatch: Any) -> None:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +62,23 @@ def sources(tmp_path: Path) -> RowSources:
 
 
 @pytest.fixture
-def cut(settings: Settings, sources: RowSources, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cut(settings: Settings, sources: RowSources) -> Path:
     """The folder of a run `first` that was stopped after a step."""
+    cut_off(settings, Request(Recipe("lora", **QUICK), sources, name="first"))
+    return settings.home / "tuning" / "first"
+
+
+def cut_off(settings: Settings, request: Request) -> None:
+    """Tune, and stop after a step."""
 
     @contextmanager
     def stopping() -> Iterator[Stop]:
         yield Stop(1)
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tune, "stopping", stopping)
         with pytest.raises(TandemError, match="stopped at step 1 of"):
-            run_tune(settings, Request(Recipe("lora", **QUICK), sources, name="first"), as_json=True)
-    return settings.home / "tuning" / "first"
+            run_tune(settings, request, as_json=True)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -190,3 +196,13 @@ def test_no_room_for_a_file_is_told_with_what_to_do(
     assert ("checkpoint is kept" in error.value.happened) is (what == "The result")
     again = Request(None, name="first", resume=True) if "--resume" in do else first
     assert run_tune(settings, again, as_json=True)["name"] == "first"
+
+
+def test_a_run_goes_on_only_from_the_adapter_that_it_started_from(settings: Settings, sources: RowSources) -> None:
+    first = Request(Recipe("lora", **QUICK), sources, name="first")
+    run_tune(settings, first, as_json=True)
+    further = Recipe("lora", start_from="first", **{key: QUICK[key] for key in QUICK if key != "r"})
+    cut_off(settings, Request(further, sources, name="second"))
+    run_tune(settings, replace(first, recipe=Recipe("lora", seed=1, **QUICK), force=True), as_json=True)
+    with pytest.raises(TandemError, match="'first' is not the one that the run 'second' was started from"):
+        run_tune(settings, Request(None, name="second", resume=True), as_json=True)

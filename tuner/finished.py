@@ -17,7 +17,7 @@ from tuner.preference import Preference
 from tuner.prompt import PROMPT_FINGERPRINT
 from tuner.questionhash import question_hash
 from tuner.runs import Run, explained_writing, result_folder
-from tuner.trainable import save_adapter_weights, save_model
+from tuner.trainable import lora_settings, save_adapter_weights, save_model
 from tuner.tuning import Tuned
 
 _LIBRARIES = ("tandem-qa", "torch", "transformers", "peft", "bitsandbytes")
@@ -76,6 +76,7 @@ def _recipe(run: Run, tuned: Tuned, parent: AdapterCard | None) -> dict[str, Any
     questions = {question_hash(item.question) for item in material.rows} | set(seen.get("questions_sha256") or ())
     return {
         **asdict(run.recipe),
+        **(lora_settings(tuned.trainable.peft) if run.recipe.start_from else {}),
         "counts": dict(tuned.counts),
         "dropped": dict(material.dropped),
         "split_seed": run.recipe.seed,

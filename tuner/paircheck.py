@@ -84,13 +84,8 @@ def _contradictions(placed: Sequence[_Placed]) -> Iterator[Problem]:
                 yield item.problem("is answerable and has no answer")
             if pair.document is None:
                 yield item.problem("is answerable and names no document")
-            continue
-        if pair.answers:
+        elif pair.answers:
             yield item.problem(f"is {pair.kind} and has answers")
-        if pair.kind == "absent" and pair.document is not None:
-            yield item.problem("is absent and names a document")
-        if pair.kind == "misleading" and pair.document is None:
-            yield item.problem("is misleading and names no document")
 
 
 def _leaks(placed: Sequence[_Placed]) -> Iterator[Problem]:

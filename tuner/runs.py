@@ -1,7 +1,7 @@
 """A tuning run on disk: $TANDEM_HOME/tuning/<name>/ with its rows, its recipe, its checkpoint.
 
-Everything a run needs besides the base model is copied there before the first step, so that `--resume` asks for
-nothing but the name, and continues with the rows it began with whatever became of the index since.
+Everything a run needs besides the base model and the adapter it starts from is copied there before the first step, so
+that `--resume` asks for nothing but the name, and continues with the rows it began with whatever became of the index.
 """
 
 from __future__ import annotations
@@ -45,13 +45,17 @@ class Material:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """An unfinished run: its folder, and what it was started with. `base_sha256` is of the base model's weights."""
+    """An unfinished run: its folder, and what it was started with.
+
+    `base_sha256` is of the base model's weights, `start_sha256` of those of the adapter that it started from, if any.
+    """
 
     folder: Path
     recipe: Recipe
     base_model: str
     base_sha256: str
     material: Material
+    start_sha256: str = ""
 
     @property
     def name(self) -> str:
@@ -127,6 +131,7 @@ def save_recipe(run: Run) -> None:
         "recipe": asdict(run.recipe),
         "base_model": run.base_model,
         "base_sha256": run.base_sha256,
+        "start_sha256": run.start_sha256,
         "sources": dict(run.material.sources),
         "documents": [dict(item) for item in run.material.documents],
         "dropped": dict(run.material.dropped),
@@ -172,7 +177,8 @@ def open_run(home: Path, name: str) -> Run:
         ) from error
     rows, held_out = _read(folder / _ROWS, recipe), _read(folder / _HELD_OUT, recipe)
     material = Material(rows, held_out, sources, documents, dropped, tuple(values.get("written_by", ())))
-    return Run(folder, recipe, values["base_model"], values["base_sha256"], material)
+    start_sha256 = str(values.get("start_sha256", ""))
+    return Run(folder, recipe, values["base_model"], values["base_sha256"], material, start_sha256)
 
 
 def unfinished_runs(home: Path) -> list[str]:

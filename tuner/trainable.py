@@ -72,6 +72,20 @@ def make_trainable(base: BaseModel, recipe: Recipe, start: Path | None = None) -
     return Trainable(model, {name: p for name, p in model.named_parameters() if p.requires_grad})
 
 
+def lora_settings(peft: Any) -> dict[str, Any]:
+    """What an adapter is made of, in the words of a recipe; one that started from another has that one's."""
+    config = peft.peft_config["default"]
+    targets = config.target_modules
+    return {
+        "r": config.r,
+        "alpha": config.lora_alpha,
+        "dropout": config.lora_dropout,
+        "target_modules": targets if isinstance(targets, str) else ",".join(sorted(targets)),
+        "rslora": config.use_rslora,
+        "dora": config.use_dora,
+    }
+
+
 def keep_gradients(model: Any) -> None:
     """Before a 4-bit model is first read: keep bitsandbytes from repacking its weights for answering on a CPU.
 

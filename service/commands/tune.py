@@ -15,7 +15,7 @@ from service.commands.console import note, out, out_json, sync_progress
 from service.commands.live import step_lines, stopping
 from service.commands.rows import Built, RowSources, build_rows, show_counts
 from service.settings import Settings
-from tuner.adapters import adapter_path
+from tuner.adapters import adapter_path, read_card
 from tuner.basemodel import BaseModel, Quantisation, load_base_model
 from tuner.events import Events, find_writer
 from tuner.finished import publish
@@ -68,7 +68,7 @@ def run_tune(settings: Settings, request: Request, *, as_json: bool) -> dict[str
                 )
         else:
             run, base = _started(settings, request)
-        start = adapter_path(settings.home, run.recipe.start_from) if run.recipe.start_from else None
+        start = _start_adapter(settings, run)
         prepared = prepare(base, run.recipe, run.material, start)
         if not request.resume:
             start_run(settings.home, run.name, run, force=request.force)
@@ -102,7 +102,23 @@ def _started(settings: Settings, request: Request) -> tuple[Run, BaseModel]:
     material = _material(settings, request.sources, recipe)
     base_model = request.base_model or settings.base_model
     base = _load(settings, base_model, recipe)
-    return Run(folder, recipe, base_model, base.sha256, material), base
+    start_sha256 = read_card(adapter_path(settings.home, recipe.start_from)).weights_sha256 if recipe.start_from else ""
+    return Run(folder, recipe, base_model, base.sha256, material, start_sha256), base
+
+
+def _start_adapter(settings: Settings, run: Run) -> Path | None:
+    """Where the adapter is that the run starts from. Raises TandemError (conflict) when it is not what it was."""
+    if not run.recipe.start_from:
+        return None
+    folder = adapter_path(settings.home, run.recipe.start_from)
+    if run.start_sha256 and read_card(folder).weights_sha256 != run.start_sha256:
+        raise TandemError(
+            f"The adapter {run.recipe.start_from!r} is not the one that the run {run.name!r} was started from.",
+            expected="The adapter as it was then.",
+            do="Put it back, or start again with --force.",
+            code="conflict",
+        )
+    return folder
 
 
 def _resumed(settings: Settings, request: Request) -> Run:
