@@ -178,6 +178,7 @@ def test_sound_settings_earn_no_warning() -> None:
         (Recipe("full", learning_rate=4e-4), 1000, 0, "learning rate 0.0004 is high for full"),
         (Recipe("lora", epochs=10), 1000, 0, "10 epochs"),
         (Recipe("lora", r=256), 1000, 0, "Rank 256"),
+        (Recipe("lora", dora=True), 1000, 0, "with `quantisation` none"),
         (Recipe("lora"), 150, 0, "150 rows are few for training all layers"),
         (Recipe("lora"), 1000, 300, "300 of 1000 rows lost passages"),
     ],

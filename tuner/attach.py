@@ -234,7 +234,8 @@ class AttachedAdapters:
         self._peft.eval().requires_grad_(False)
         if self._base.compiled and not self._base.compiled.attach(key, self._peft):
             self._discard(key)
-            raise _does_not_fit(name, "with int8 weights on a CPU, only LoRA on attention and feed-forward layers does")
+            problem = "with int8 weights on a CPU, only LoRA on attention and feed-forward layers does"
+            raise _does_not_fit(name, problem, "Set `quantisation` to none, or tune it as plain LoRA.")
         if self._base.quantisation == "int8" and self._base.device == "cpu":
             from tuner.rowwise import sum_by_rows
 
@@ -250,10 +251,10 @@ class AttachedAdapters:
             self._drop(key)
 
 
-def _does_not_fit(name: str, problem: str) -> TandemError:
+def _does_not_fit(name: str, problem: str, do: str = "Tune it again on this base model.") -> TandemError:
     return TandemError(
         f"The adapter {name!r} does not fit the base model: {problem}.",
         expected="The LoRA tensors that its adapter_config.json describes, for this base model.",
-        do="Tune it again on this base model.",
+        do=do,
         code="conflict",
     )

@@ -71,6 +71,11 @@ def find_warnings(recipe: Recipe, rows: int, shortened: int, left_out: int = 0) 
         found.append(
             f"Rank {recipe.r} is high: more is learned by heart and more of the base forgotten; 8 to 32 is usual."
         )
+    if recipe.dora:
+        found.append(
+            "A DoRA adapter changes the length of whole rows of weights: Tandem serves it with `quantisation` none, and"
+            " not over the int8 weights that are the default on a CPU."
+        )
     if rows < FEW_ROWS and (recipe.name in ("full", "partial") or recipe.target_modules == "all-linear"):
         found.append(
             f"{rows} rows are few for training all layers: under {FEW_ROWS} the answers are soon learned by heart."
