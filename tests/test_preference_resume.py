@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from small_models import save_small_model
-from tuning_rows import make_rows
+from tuning_rows import Stop, make_rows
 
 from indexer.errors import TandemError
 from service.commands import tune
@@ -21,17 +21,6 @@ from tuner.recipe import Recipe
 from tuner.rowfile import write_rows
 
 QUICK: dict[str, Any] = {"epochs": 2, "r": 4, "validation_share": 0.4, "validations": 2, "precision": "float32"}
-
-
-class Stop:
-    """Set once it was looked at so many times."""
-
-    def __init__(self, looks: int) -> None:
-        self.looks = looks
-
-    def is_set(self) -> bool:
-        self.looks -= 1
-        return self.looks < 0
 
 
 @pytest.mark.parametrize("steps", [1, 4])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from small_models import save_small_model
-from tuning_rows import make_rows
+from tuning_rows import Stop, make_rows
 from typer.testing import CliRunner
 
 from indexer.errors import TandemError
@@ -27,17 +27,6 @@ from tuner.recipe import Recipe
 from tuner.rowfile import write_rows
 
 QUICK: dict[str, Any] = {"epochs": 2, "learning_rate": 5e-3, "r": 4, "validation_share": 0.3, "precision": "float32"}
-
-
-class Stop:
-    """Set once it was looked at so many times."""
-
-    def __init__(self, looks: int) -> None:
-        self.looks = looks
-
-    def is_set(self) -> bool:
-        self.looks -= 1
-        return self.looks < 0
 
 
 @pytest.fixture(autouse=True)

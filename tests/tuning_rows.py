@@ -23,3 +23,14 @@ def make_rows(count: int = 12) -> list[Row]:
         Row("instruction", "Repeat the word\nmoon", (), "moon", ()),
     ]
     return [kinds[number % len(kinds)] for number in range(count)]
+
+
+class Stop:
+    """Set once it was looked at so many times."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+
+    def is_set(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0

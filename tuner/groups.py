@@ -70,7 +70,7 @@ def encode_rows(tokenizer: Any, rows: Sequence[Row], *, limit: int, most: int = 
     Raises TandemError when no row is left to learn from, when a question alone is over the limit, or an answer is
     blank.
     """
-    shared: dict[tuple[object, ...], list[tuple[Row, Prompt]]] = {}
+    shared: dict[tuple[object, ...], list[tuple[Example, Prompt]]] = {}
     plain: list[Example] = []
     shortened = kept = 0
     for row in rows:
@@ -81,14 +81,14 @@ def encode_rows(tokenizer: Any, rows: Sequence[Row], *, limit: int, most: int = 
             continue
         kept += 1
         if row.passages:
-            shared.setdefault(row.passages, []).append((row, prompt))
+            shared.setdefault(row.passages, []).append((example, prompt))
         else:
             plain.append(example)
     groups: list[Group] = []
     for alike in shared.values():
         for start in range(0, len(alike), most):
-            some_rows, prompts = zip(*alike[start : start + most], strict=True)
-            groups.append(group_of(tokenizer, some_rows, prompts))
+            some = alike[start : start + most]
+            groups.append(group_of(tokenizer, [example for example, _ in some], some[0][1]))
     groups += _plain_groups(plain, limit + ANSWER_ROOM)
     if not groups:
         raise TandemError(
@@ -130,12 +130,9 @@ def row_prompt(tokenizer: Any, row: Row, limit: int) -> Prompt:
     return Prompt(ids, messages, 0)
 
 
-def group_of(tokenizer: Any, rows: Sequence[Row], prompts: Sequence[Prompt]) -> Group:
-    """Rows with the same passages, or the same prompt, as one group."""
-    examples = [
-        Example(*training_ids(prompt, row.answer, tokenizer)) for prompt, row in zip(prompts, rows, strict=True)
-    ]
-    spans = passage_spans(tokenizer, prompts[0])
+def group_of(tokenizer: Any, examples: Sequence[Example], prompt: Prompt) -> Group:
+    """Rows with the same passages, or the same prompt, as one group; `prompt` is that of the first."""
+    spans = passage_spans(tokenizer, prompt)
     end = spans[-1][1] if spans else 0
     if len(examples) > 1:
         end = len(os.path.commonprefix([list(example.ids) for example in examples]))

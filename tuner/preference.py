@@ -17,8 +17,8 @@ from typing import Any
 
 from indexer.errors import TandemError
 from tuner.grouploss import Reading, group_logits
-from tuner.groups import ANSWER_ROOM, Group, group_of, row_prompt, shows_evidence
-from tuner.prompt import REFUSAL, Source
+from tuner.groups import ANSWER_ROOM, Example, Group, group_of, row_prompt, shows_evidence
+from tuner.prompt import REFUSAL, Source, training_ids
 from tuner.rows import Row
 
 
@@ -107,10 +107,10 @@ def encode_preferences(
         rows = [_row(item, item.chosen), _row(item, item.rejected)]
         prompt = row_prompt(tokenizer, rows[0], limit)
         shortened += prompt.passages < len(item.passages)
-        group = group_of(tokenizer, rows, [prompt, prompt])
-        longest = len(group.prefix) + max(len(ending.ids) for ending in group.endings)
+        examples = [Example(*training_ids(prompt, row.answer, tokenizer)) for row in rows]
+        longest = max(len(example.ids) for example in examples)
         if shows_evidence(prompt, rows[0]) and longest <= limit + ANSWER_ROOM:
-            groups.append(group)
+            groups.append(group_of(tokenizer, examples, prompt))
         else:
             dropped += 1
     if not groups:
