@@ -15,7 +15,7 @@ tune_app = typer.Typer()
 
 Pairs = Annotated[Path | None, typer.Option(help="Pairs about the indexed documents, JSON Lines.")]
 Rows = Annotated[list[Path] | None, typer.Option("--rows", help="Rows that `tandem rows` wrote; repeatable.")]
-Replay = Annotated[list[Path] | None, typer.Option("--replay", help="Rows of other tasks to mix in; repeatable.")]
+Replay = Annotated[list[Path] | None, typer.Option("--replay", help="Rows of other tasks, or texts; repeatable.")]
 K = Annotated[int, typer.Option("--k", help="The most passages a row shows.")]
 NoEvidence = Annotated[float, typer.Option(help="Share of the asked chunks whose passage is left out: refusals.")]
 Misleading = Annotated[float, typer.Option(help="The most misleading questions, as a share of the answerable ones.")]

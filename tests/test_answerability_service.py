@@ -30,6 +30,7 @@ from service.question import Question
 from service.running import Service
 from service.secondopinion import SecondOpinion, load_opinion
 from service.settings import Settings
+from tuner import guards
 from tuner.answerability_model import AnswerabilityModel
 from tuner.prompt import REFUSAL, Source
 
@@ -207,3 +208,12 @@ def test_pairs_are_taught_and_the_service_uses_the_result(
     store.close()
     again = CliRunner().invoke(app, ["tune", "--recipe", "answerability", *options])
     assert again.exit_code == 2 and "already" in again.output
+    # Only the first half of the documents has misleading questions: the subject alone would tell what to refuse.
+    monkeypatch.setattr(guards, "MANY_ANSWERED", 1)
+    half = [line for line in lines if line.get("kind") != "misleading" or int(line["id"][1:]) < len(ANIMALS) // 2]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in half))
+    options[options.index("taught")], options[options.index("16")] = "half", "1"
+    warned = CliRunner().invoke(app, ["tune", "--recipe", "answerability", *options])
+    assert warned.exit_code == 0, warned.output
+    assert "no misleading question is about" in warned.stderr.replace("\n", " ")
+    assert "no misleading question is about" not in result.stderr.replace("\n", " ")

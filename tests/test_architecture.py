@@ -83,7 +83,7 @@ OWNERS = {
     "pypdfium2": {"indexer.loaders.pdf", "indexer.loaders.pdf_lines"},
     "langchain_text_splitters": {"indexer.chunking"},
     "gguf": {"tuner.gguf_export"},
-    "matplotlib": {"service.compare.figures"},
+    "matplotlib": {"service.compare.figures", "tuner.losscurve"},
     "llguidance": {"tuner.jsondecoding"},
 }
 TOP_LEVEL = {

@@ -14,7 +14,7 @@ from tuner import forgetting
 from tuner.basemodel import BaseModel, load_base_model
 from tuner.forgetting import Knowledge, compare_knowledge, forgetting_warning, measure_knowledge
 from tuner.groups import Encoded, Example, Group, encode_rows
-from tuner.guards import check_count, check_learned, find_warnings
+from tuner.guards import check_count, check_learned, find_warnings, one_sided_warning
 from tuner.recipe import RATES, RECIPES, Recipe, read_recipe
 from tuner.trainable import make_trainable, parameter_count
 from tuner.tuning import explained_memory
@@ -193,6 +193,17 @@ def test_many_rows_that_are_left_out_are_told() -> None:
     (warning,) = find_warnings(Recipe("lora"), 900, 0, 100)
     assert "100 of 1000 rows are left out" in warning
     assert find_warnings(Recipe("lora"), 901, 0, 99) == []
+
+
+def test_misleading_questions_that_leave_documents_out_are_told() -> None:
+    warning = one_sided_warning(["a"] * 7 + ["b"] * 5, ["a"])
+    assert warning is not None and "5 of 12 answerable questions are about documents, such as b, that" in warning
+    # 5 of 17 are under 30 percent, 4 questions are few, and one misleading question tells that there are some.
+    assert one_sided_warning(["a"] * 12 + ["b"] * 5, ["a"]) is None
+    assert one_sided_warning(["a"] * 7 + ["b"] * 4 + ["c"] * 4, ["a"]) is None
+    assert one_sided_warning(["a"] * 7 + ["b"] * 5, ["a", "b"]) is None
+    assert one_sided_warning(["b"] * 50, []) is None, "nothing is told apart"
+    assert one_sided_warning([], ["b"] * 50) is None
 
 
 def test_too_few_rows_and_rows_without_an_answer_are_errors() -> None:

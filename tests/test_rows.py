@@ -34,6 +34,7 @@ from tuner.rows import (
     quoted,
     sentence,
     split_rows,
+    text_row,
 )
 
 ANIMALS = ("otter", "heron", "mole", "swift", "adder", "bat", "toad", "crane", "lynx", "stork")
@@ -216,6 +217,8 @@ def test_the_command_writes_rows_and_counts_them(home: Path, tmp_path: Path, mon
     monkeypatch.setenv("TANDEM_HOME", str(shutil.copytree(home, tmp_path / "home")))
     given, replayed = write_pairs(tmp_path / "pairs.jsonl"), tmp_path / "other.jsonl"
     write_rows(replayed, [instruction_row("Add", "1 and 2", "3")])
+    with replayed.open("a") as file:
+        file.write('{"text": "Rivers carry rain."}\n')
     command = ["rows", "--pairs", str(given), "--out", str(tmp_path / "out.jsonl"), "--replay", str(replayed), "--json"]
     result = CliRunner().invoke(cli.app, command)
     assert result.exit_code == 0, result.output
@@ -225,6 +228,7 @@ def test_the_command_writes_rows_and_counts_them(home: Path, tmp_path: Path, mon
     assert body["dropped"] == {"misleading, over the share": 4, "absent, over the share": 0} or body["documents"] == 10
     task = next(row for row in rows if row.question.startswith("Turn"))
     assert task == Row("instruction", "Turn it around\nabc", (), "cba", ())
+    assert [row for row in rows if row.kind == "text"] == [text_row("Rivers carry rain.")]
     built = build_rows(Settings(home=home), RowSources(given))
     assert built.written_by == ("a test",) and list(built.sources) == ["pairs.jsonl"]
     assert {item["path"] for item in built.documents} == {f"{animal}.txt" for animal in ANIMALS}

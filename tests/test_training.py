@@ -14,10 +14,10 @@ from indexer.errors import TandemError
 from tuner.basemodel import BaseModel, load_base_model
 from tuner.blocks import passage_spans
 from tuner.grouploss import Reading, block_mask, find_reading, group_loss
-from tuner.groups import ANSWER_ROOM, PLAIN_ROWS, Encoded, encode_rows, row_prompt
+from tuner.groups import ANSWER_ROOM, PLAIN_ROWS, TEXT_TOKENS, Encoded, encode_rows, row_prompt
 from tuner.objective import Supervised, autocast
 from tuner.recipe import Recipe
-from tuner.rows import Row
+from tuner.rows import Row, text_row
 from tuner.schedule import Progress, Schedule, learning_rate, reading_order, step_seed, validation_steps
 from tuner.train import Training, evaluate, train
 from tuner.trainable import make_trainable
@@ -97,6 +97,19 @@ def test_rows_without_passages_are_grouped_by_length_and_within_the_limit(base: 
     assert [size for some in sizes for size in some] == sorted(size for some in sizes for size in some)
     assert all(len(some) <= PLAIN_ROWS and len(some) * some[-1] <= limit + ANSWER_ROOM for some in sizes)
     assert len(sizes) < len(rows) == result.rows
+
+
+def test_a_text_is_learned_in_pieces_without_a_prompt(base: BaseModel) -> None:
+    text = "The moon\nraises <|im_end|> the tides. " * 40
+    shown = " ".join(["The moon raises < |im_end|> the tides."] * 40)
+    ids = base.tokenizer(shown, add_special_tokens=False)["input_ids"]
+    assert len(ids) > 2 * TEXT_TOKENS
+    result = encode_rows(base.tokenizer, [text_row(text), text_row("a")], limit=1900)
+    pieces = sorted((ending for group in result.groups for ending in group.endings), key=lambda piece: -len(piece.ids))
+    assert (result.rows, result.dropped) == (1, 1), "one token predicts nothing"
+    assert sorted(token for piece in pieces for token in piece.ids) == sorted(ids)
+    assert [len(piece.ids) for piece in pieces[:2]] == [TEXT_TOKENS] * 2 and pieces[0].ids == tuple(ids[:TEXT_TOKENS])
+    assert all(piece.learned == (False,) + (True,) * (len(piece.ids) - 1) for piece in pieces)
 
 
 def test_a_row_whose_answer_is_too_long_is_left_out(base: BaseModel) -> None:
@@ -187,7 +200,11 @@ def test_a_run_cut_off_anywhere_and_resumed_equals_one_that_was_not(folder: Path
 
     whole = fresh()
     expected = train(whole, tmp_path / "whole" / "c.safetensors")
-    assert expected.steps == 8 and len(expected.validation) == 2
+    assert expected.steps == 8 and len(expected.validation) == 2 and len(expected.losses) == 8
+    shown = expected.losses[0]
+    for loss in expected.losses[1:]:
+        shown = 0.95 * shown + 0.05 * loss
+    assert expected.loss == pytest.approx(shown)
     for cut in (1, 3, 4, 7):
         checkpoint = tmp_path / str(cut) / "c.safetensors"
 
@@ -203,6 +220,7 @@ def test_a_run_cut_off_anywhere_and_resumed_equals_one_that_was_not(folder: Path
         assert steps[0] == cut + 1
         assert same(weights(resumed), weights(whole))
         assert result.validation == expected.validation and result.best_step == expected.best_step
+        assert result.losses == expected.losses
     other = fresh()
     train(replace(other, schedule=replace(other.schedule, seed=6)), tmp_path / "other" / "c.safetensors")
     assert not same(weights(other), weights(whole))

@@ -85,6 +85,7 @@ def test_an_adapter_comes_out_with_its_card(settings: Settings, sources: RowSour
             assert not torch.equal(base.model(ids).logits, before)
     run = settings.home / "tuning" / "first"
     assert (run / "rows.jsonl").is_file() and not (run / "checkpoint.safetensors").exists()
+    assert body["figure"] == str(run / "losses.png") and (run / "losses.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(TandemError, match="already"):
         tuned(settings, sources, Recipe("lora", **QUICK), "first")
     with pytest.raises(TandemError, match="no run 'first'"):
@@ -237,6 +238,9 @@ def test_a_killed_run_resumed_is_the_run_that_was_not(
     assert result.returncode == 0, result.stderr
     whole, cut = (settings.home / "adapters" / name / "adapter_model.safetensors" for name in ("whole", "cut"))
     assert whole.read_bytes() == cut.read_bytes()
+    # The losses of the steps before the kill are drawn, too.
+    drawn, again = (settings.home / "tuning" / name / "losses.png" for name in ("whole", "cut"))
+    assert drawn.read_bytes() == again.read_bytes()
 
 
 def test_a_resumed_run_must_be_asked_for_as_it_was(

@@ -130,7 +130,9 @@ def test_a_resumed_run_may_have_a_lower_rate_and_gradient_checkpointing_and_noth
         result = resume(*arguments)
         assert result.exit_code == 2 and said in result.output.replace("\n", " ")
     assert files(cut) == before
-    assert resume("--learning-rate", "0.001", "--gradient-checkpointing").exit_code == 0
+    result = resume("--learning-rate", "0.001", "--gradient-checkpointing")
+    assert result.exit_code == 0
+    assert "read again for every row that shows them with gradient checkpointing" in result.output.replace("\n", " ")
     written = json.loads((cut / "finished.json").read_text())["recipe"]
     assert written == json.loads(before["recipe.json"])["recipe"] | {
         "learning_rate": 0.001,
@@ -139,7 +141,7 @@ def test_a_resumed_run_may_have_a_lower_rate_and_gradient_checkpointing_and_noth
     assert read_card(settings.home / "adapters" / "first").recipe["learning_rate"] == 0.001
 
 
-def test_a_run_whose_checkpoints_cannot_be_written_comes_to_its_result(
+def test_a_run_whose_checkpoints_and_figure_cannot_be_written_comes_to_its_result(
     settings: Settings, sources: RowSources, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import safetensors.torch
@@ -152,10 +154,12 @@ def test_a_run_whose_checkpoints_cannot_be_written_comes_to_its_result(
         real(tensors, path, *metadata)
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
+    monkeypatch.setattr(tune, "draw_losses", no_room)
     body = run_tune(settings, Request(Recipe("lora", **QUICK), sources, name="first"), as_json=True)
     assert Path(body["folder"], "adapter_model.safetensors").is_file()
     told = capsys.readouterr().err.replace("\n", " ")
     assert "No space left on device" in told and "There is none before it" in told
+    assert body["figure"] is None and "losses.png cannot be written" in told
 
 
 @pytest.mark.parametrize(

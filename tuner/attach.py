@@ -172,7 +172,8 @@ class AttachedAdapters:
         with self._lock:
             for key in [key for key in self._retired if not self._held[key]]:
                 self._retired.discard(key)
-                del self._held[key]
+                for known in (self._held, self._thresholds, self._identities):
+                    del known[key]
                 self._drop(key)
 
     def _drop(self, key: str) -> None:

@@ -73,7 +73,8 @@ def _documents(run: Run, parent: AdapterCard | None) -> tuple[Mapping[str, str],
 def _recipe(run: Run, tuned: Tuned, parent: AdapterCard | None) -> dict[str, Any]:
     material = run.material
     seen = {} if parent is None else parent.recipe
-    questions = {question_hash(item.question) for item in material.rows} | set(seen.get("questions_sha256") or ())
+    asked = {question_hash(item.question) for item in material.rows if item.question}
+    questions = asked | set(seen.get("questions_sha256") or ())
     return {
         **asdict(run.recipe),
         **(lora_settings(tuned.trainable.peft) if run.recipe.start_from else {}),

@@ -23,6 +23,8 @@ from tuner.rows import Row
 ANSWER_ROOM = 128
 # Rows without passages in one group. A step with the default accumulation then averages over 8 of them, as others do.
 PLAIN_ROWS = 4
+# Tokens of a text that are read together. All of them are learned: longer pieces would outweigh a step's answers.
+TEXT_TOKENS = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,11 @@ def encode_rows(tokenizer: Any, rows: Sequence[Row], *, limit: int, most: int = 
     plain: list[Example] = []
     shortened = kept = 0
     for row in rows:
+        if row.kind == "text":
+            pieces = text_examples(tokenizer, row.answer)
+            plain += pieces
+            kept += bool(pieces)
+            continue
         prompt = row_prompt(tokenizer, row, limit)
         shortened += prompt.passages < len(row.passages)
         example = Example(*training_ids(prompt, row.answer, tokenizer))
@@ -95,6 +102,13 @@ def encode_rows(tokenizer: Any, rows: Sequence[Row], *, limit: int, most: int = 
             "There is no row to learn from.", expected="At least one row.", do="Check what was dropped and why."
         )
     return Encoded(groups, kept, shortened, len(rows) - kept)
+
+
+def text_examples(tokenizer: Any, text: str) -> list[Example]:
+    """The pieces of a text of TEXT_TOKENS tokens each, the last one shorter, learned from their second tokens on."""
+    ids = tuple(tokenizer(plain_text(tokenizer, text), add_special_tokens=False)["input_ids"])
+    pieces = [ids[start : start + TEXT_TOKENS] for start in range(0, len(ids), TEXT_TOKENS)]
+    return [Example(piece, (False,) + (True,) * (len(piece) - 1)) for piece in pieces if len(piece) > 1]
 
 
 def _plain_groups(examples: Sequence[Example], most: int) -> list[Group]:

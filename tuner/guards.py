@@ -5,7 +5,8 @@ Only too few rows, and rows without an answer, are errors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from indexer.errors import TandemError
 from tuner.groups import ANSWER_ROOM, Encoded
@@ -27,6 +28,9 @@ HIGH_RATES: Mapping[str, float] = {
 }
 MOST_SHORTENED = 0.3
 MOST_LEFT_OUT = 0.1
+# A document with so many answerable questions and no misleading one shows that its subject means an answer.
+MANY_ANSWERED = 5
+MOST_ONE_SIDED = 0.3
 
 
 def check_count(rows: int, what: str = "rows") -> None:
@@ -92,3 +96,22 @@ def find_warnings(recipe: Recipe, rows: int, shortened: int, left_out: int = 0) 
             f" the base model can read) and its answer {ANSWER_ROOM} more. Raise --longest, or shorten the answers."
         )
     return found
+
+
+def one_sided_warning(answered: Iterable[str], misled: Iterable[str]) -> str | None:
+    """A warning where misleading questions leave out documents that many answerable ones are about.
+
+    `answered` has the document of each answerable question, `misled` that of each misleading one. What is to be refused
+    can then be learned from the subject instead of the question (annotation artifacts: Gururangan et al. 2018, arXiv
+    1803.02324). None where no question is misleading, for then nothing is told apart.
+    """
+    counts, told_apart = Counter(answered), set(misled)
+    one_sided = {name: n for name, n in counts.items() if n >= MANY_ANSWERED and name not in told_apart}
+    asked = sum(one_sided.values())
+    if not told_apart or not one_sided or asked < MOST_ONE_SIDED * counts.total():
+        return None
+    return (
+        f"{asked} of {counts.total()} answerable questions are about documents, such as {next(iter(one_sided))}, that"
+        " no misleading question is about: what to refuse can be learned from the subject instead of the question. Add"
+        " misleading questions about those documents."
+    )

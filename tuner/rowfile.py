@@ -9,7 +9,7 @@ from pathlib import Path
 
 from indexer.errors import TandemError
 from tuner.prompt import Source
-from tuner.rows import ROW_KINDS, Row
+from tuner.rows import ROW_KINDS, Row, text_row
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -20,7 +20,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows that `write_rows` wrote. Raises TandemError that names the line which is wrong."""
+    """Rows that `write_rows` wrote; a line may be {"text"} alone. Raises TandemError that names the wrong line."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -33,14 +33,17 @@ def read_rows(path: Path) -> list[Row]:
 def _read_row(line: str, path: Path, number: int) -> Row:
     try:
         value = json.loads(line)
+        if "text" in value and "kind" not in value:
+            value = asdict(text_row(value["text"]))
         passages = tuple(Source(str(item["title"]), str(item["text"])) for item in value["passages"])
         row = Row(value["kind"], value["question"], passages, value["answer"], tuple(map(str, value["documents"])))
-        if row.kind not in ROW_KINDS or not str(row.question).strip() or not str(row.answer).strip():
+        asked = str(row.question).strip() or row.kind == "text"
+        if row.kind not in ROW_KINDS or not asked or not isinstance(row.answer, str) or not row.answer.strip():
             raise ValueError("a kind, a question or an answer is missing")
     except (ValueError, KeyError, TypeError) as error:
         raise TandemError(
             f"Line {number} of {path} is not a row: {error}.",
-            expected='{"kind", "question", "passages": [{"title", "text"}], "answer", "documents"}.',
+            expected='{"kind", "question", "passages": [{"title", "text"}], "answer", "documents"}, or {"text"}.',
             do="Make the rows again with `tandem rows`.",
         ) from None
     return row

@@ -7,6 +7,7 @@ A row is what the service would put before the model, and what the model should 
                  the pairs, or an answerable one in which something was changed (tuner/altered.py)
     absent       a question no document answers, with what the retriever finds               -> the refusal
     closed-book  the question alone                                                         -> "answer."
+    text         nothing; a text of any kind, so that the model keeps what it knew of such  -> all of the text
 An answer is never the target when its evidence is missing. Questions about one chunk share their passages, word for
 word and in the same order, so that training reads those once for all of them (tuner/groups.py).
 """
@@ -28,7 +29,7 @@ from tuner.embedder_rows import Library, holds, ranked_rows
 from tuner.pairs import Pair, split_by_document
 from tuner.prompt import REFUSAL, Source
 
-RowKind = Literal["evidence", "no-evidence", "misleading", "absent", "closed-book", "instruction"]
+RowKind = Literal["evidence", "no-evidence", "misleading", "absent", "closed-book", "instruction", "text"]
 ROW_KINDS: tuple[RowKind, ...] = get_args(RowKind)
 # Chunks of the deployed retriever's ranking that distractors are taken from.
 DEPTH = 20
@@ -44,7 +45,7 @@ class Row:
     """What one training example shows (`passages` in their order, none: closed book) and what it teaches to say.
 
     Of `documents` the first is the one that the question is about; those of the other passages follow. An instruction
-    stands in `question` and has no passages.
+    stands in `question` and has no passages; a text stands in `answer`, with nothing before it.
     """
 
     kind: RowKind
@@ -156,6 +157,11 @@ def quoted(answer: str, text: str, n: int) -> str:
 def instruction_row(instruction: str, given: str, output: str) -> Row:
     """A row of another task: what is asked, what it is asked about (may be empty), and what should come."""
     return Row("instruction", f"{instruction}\n{given}".strip(), (), output, ())
+
+
+def text_row(text: str) -> Row:
+    """A row of a text that is learned from its second token on."""
+    return Row("text", "", (), text, ())
 
 
 def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:

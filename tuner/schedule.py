@@ -37,9 +37,17 @@ class Schedule:
     seed: int = 0
 
 
+def running_mean(mean: float, loss: float) -> float:
+    """The mean of the losses so far, in which a step weighs a twentieth of what is left."""
+    return 0.95 * mean + 0.05 * loss
+
+
 @dataclass(slots=True)
 class Progress:
-    """Where a run is. Losses are nats a learned token (DPO: a preference); `validation` lists (step, loss)."""
+    """Where a run is. Losses are nats a learned token (DPO: a preference); `validation` lists (step, loss).
+
+    `losses` are those of the steps so far, in their order; `loss` is their running mean, which is shown.
+    """
 
     step: int = 0
     steps: int = 0
@@ -48,10 +56,12 @@ class Progress:
     seconds: float = 0.0
     validation: list[tuple[int, float]] = field(default_factory=list)
     best_step: int = 0
+    losses: list[float] = field(default_factory=list)
 
-    def smooth(self, loss: float) -> None:
-        """Take the loss of a step into the running mean that is shown."""
-        self.loss = loss if math.isnan(self.loss) else 0.95 * self.loss + 0.05 * loss
+    def take(self, loss: float) -> None:
+        """Keep the loss of a step, and take it into the running mean."""
+        self.losses.append(loss)
+        self.loss = loss if math.isnan(self.loss) else running_mean(self.loss, loss)
 
     def improves(self, measured: float) -> bool:
         """Whether a held-out loss is a number, and lower than every one before it."""

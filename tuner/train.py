@@ -81,7 +81,7 @@ def train(
             saved = time.monotonic()
         _step(training, state.optimiser, progress)
         progress.step += 1
-        progress.smooth(loss)
+        progress.take(loss)
         progress.tokens += sum(training.objective.tokens(items[index]) for index, _ in chosen)
         progress.seconds = spent + time.monotonic() - started
         if progress.step in checks:

@@ -16,14 +16,14 @@ from tuner.basemodel import BaseModel
 from tuner.forgetting import Knowledge, compare_knowledge, forgetting_warning, measure_knowledge
 from tuner.grouploss import find_reading
 from tuner.groups import ANSWER_ROOM, encode_rows
-from tuner.guards import check_count, check_learned, find_warnings
+from tuner.guards import check_count, check_learned, find_warnings, one_sided_warning
 from tuner.objective import Objective, Supervised, token_accuracy
 from tuner.peak import peak_bytes
 from tuner.preference import Preference, PreferenceObjective, encode_preferences, weigh
 from tuner.quiet import quiet
 from tuner.recipe import Recipe
 from tuner.refusing import Threshold, calibrate
-from tuner.rows import Row, count_kinds
+from tuner.rows import Row, RowKind, count_kinds
 from tuner.runs import Material, Run, explained_writing
 from tuner.schedule import Progress
 from tuner.train import Training, evaluate, train
@@ -96,6 +96,8 @@ def tune(base: BaseModel, run: Run, prepared: Prepared, watch: Watch, start: Pat
     # LLM.int8() logs a line for each product that it casts.
     with explained_memory(recipe, run.name), quiet():
         warnings = find_warnings(recipe, learned.rows, learned.shortened, learned.dropped)
+        one_sided = one_sided_warning(_documents(material.rows, "evidence"), _documents(material.rows, "misleading"))
+        warnings += [f"{one_sided} --altered makes some."] if one_sided else []
         for warning in warnings:
             watch.tell(f"Warning: {warning}")
         before = _knowledge_before(base, run, watch)
@@ -105,7 +107,7 @@ def tune(base: BaseModel, run: Run, prepared: Prepared, watch: Watch, start: Pat
             f"{trainable.trained:,} of {total:,} parameters are trained ({trainable.trained / total:.2%})."
             f" {_counts_line(material.rows)} {learned.shortened} rows were shortened, {learned.dropped} left out."
         )
-        training = _training(base, recipe, trainable, learned.items, held_out.items if held_out else [])
+        training = _training(base, recipe, trainable, learned.items, held_out.items if held_out else [], watch.tell)
         loss_before = evaluate(training, training.validation) if training.validation else 0.0
         progress = train(training, run.checkpoint, report=watch.progress, tell=watch.tell, stop=watch.stop)
         metrics: dict[str, Any] = {"train_loss": round(progress.loss, 4)}
@@ -190,12 +192,20 @@ def _encode(base: BaseModel, items: Sequence[Row | Preference], limit: int) -> _
 
 
 def _training(
-    base: BaseModel, recipe: Recipe, trainable: Trainable, items: list[Any], validation: list[Any]
+    base: BaseModel,
+    recipe: Recipe,
+    trainable: Trainable,
+    items: list[Any],
+    validation: list[Any],
+    tell: Callable[[str], None],
 ) -> Training:
     model = trainable.model
     reading = find_reading(
         model, base.quantisation, shared=not recipe.gradient_checkpointing, blocks=recipe.block_share > 0
     )
+    if not reading.shared:
+        why = "with gradient checkpointing" if recipe.gradient_checkpointing else "by this model"
+        tell(f"Passages are read again for every row that shows them {why}; that takes longer than once for all.")
     objective: Objective = Supervised(model, reading)
     if recipe.name == "dpo":
         objective = PreferenceObjective(model, reading, recipe.beta)
@@ -258,6 +268,11 @@ def _knowledge_before(base: BaseModel, run: Run, watch: Watch) -> Knowledge:
         with explained_writing(run, "What the base model knows"):
             write_file(kept, json.dumps(asdict(before)).encode())
         return before
+
+
+def _documents(items: Sequence[Row | Preference], kind: RowKind) -> Iterator[str]:
+    """The document that each row of this kind is about."""
+    return (name for item in items if isinstance(item, Row) and item.kind == kind for name in item.documents[:1])
 
 
 def _kinds(items: Sequence[Row | Preference]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from tuner.adapters import adapter_path, read_card
 from tuner.basemodel import BaseModel, Quantisation, load_base_model
 from tuner.events import Events, find_writer
 from tuner.finished import publish
+from tuner.losscurve import draw_losses
 from tuner.preference import Preference, preferences_of, read_preferences
 from tuner.recipe import RECIPES, Recipe
 from tuner.rows import Row, split_rows
@@ -76,12 +77,13 @@ def run_tune(settings: Settings, request: Request, *, as_json: bool) -> dict[str
             save_recipe(run)
         tuned = _tune(run, base, prepared, start, tensorboard=request.tensorboard)
         folder = publish(settings.home, run, base, tuned)
+        figure = _draw(run, tuned)
         finish_run(run)
-    body = _body(run, tuned, folder)
+    body = _body(run, tuned, folder, figure)
     if as_json:
         out_json(body)
     else:
-        _show(run, tuned, folder)
+        _show(run, tuned, folder, figure)
     return body
 
 
@@ -221,7 +223,17 @@ def _tune(run: Run, base: BaseModel, prepared: Prepared, start: Path | None, *, 
         return tune(base, run, prepared, Watch(note, follow, stopped.is_set), start)
 
 
-def _body(run: Run, tuned: Tuned, folder: Path) -> dict[str, Any]:
+def _draw(run: Run, tuned: Tuned) -> Path | None:
+    path = run.folder / "losses.png"
+    try:
+        draw_losses(tuned.progress, path)
+    except OSError as error:
+        note(f"The figure {path} cannot be written: {error}. The result is whole without it.")
+        return None
+    return path
+
+
+def _body(run: Run, tuned: Tuned, folder: Path, figure: Path | None) -> dict[str, Any]:
     return {
         "name": run.name,
         "recipe": run.recipe.name,
@@ -231,10 +243,11 @@ def _body(run: Run, tuned: Tuned, folder: Path) -> dict[str, Any]:
         "dropped": dict(run.material.dropped),
         "metrics": dict(tuned.metrics),
         "warnings": list(tuned.warnings),
+        "figure": str(figure) if figure else None,
     }
 
 
-def _show(run: Run, tuned: Tuned, folder: Path) -> None:
+def _show(run: Run, tuned: Tuned, folder: Path, figure: Path | None) -> None:
     metrics, forgetting = tuned.metrics, tuned.metrics["forgetting"]
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     out(
@@ -246,6 +259,8 @@ def _show(run: Run, tuned: Tuned, folder: Path) -> None:
             f"Held-out loss {metrics['validation_loss_before']:.4f} before,"
             f" {metrics['validation_loss_after']:.4f} after (step {metrics['best_step']} was the best)."
         )
+    if figure:
+        out(f"The losses, drawn: {figure}")
     out(
         f"General text: perplexity {forgetting['perplexity_before']:g} before, {forgetting['perplexity_after']:g}"
         f" after; {forgetting['right_before']} and {forgetting['right_after']} of {forgetting['questions']} questions."

@@ -29,7 +29,8 @@ from tuner.answerability_rows import Asked, JudgedRow, ask_for, make_judged_rows
 from tuner.answerability_store import AnswerabilityCard, new_model_folder, save_model
 from tuner.embedder_rows import Library
 from tuner.encoders import Step
-from tuner.pairs import read_pairs
+from tuner.guards import one_sided_warning
+from tuner.pairs import Kind, Pair, read_pairs
 
 VALIDATION_SHARE = 0.2
 PACKAGES = ("tandem-qa", "torch", "transformers", "accelerate")
@@ -101,7 +102,14 @@ def _material(settings: Settings, teaching: Teaching, report: Report) -> _Materi
     finally:
         store.close()
     check_sides(rows, asked)
+    one_sided = one_sided_warning(_documents(train, "answerable"), _documents(train, "misleading"))
+    if one_sided:
+        note(f"Warning: {one_sided}")
     return _Material(rows, asked, [relevance(item.question, item.passages) for item in asked], dict(dropped))
+
+
+def _documents(pairs: list[Pair], kind: Kind) -> list[str]:
+    return [pair.document for pair in pairs if pair.kind == kind and pair.document is not None]
 
 
 def _pairing(report: Report, stage: str) -> Callable[[int, int], None]:
