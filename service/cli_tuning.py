@@ -125,12 +125,16 @@ def pairs_split(
 def pairs_make(
     file: Annotated[Path, typer.Argument(help="The pairs file to write.")],
     teacher: Annotated[
-        str, typer.Option(help="local, the address of an OpenAI-compatible server, or provider:model of LangChain.")
+        str,
+        typer.Option(help="local, base-model, the address of an OpenAI-compatible server, or provider:model."),
     ] = "local",
     model: Annotated[str, typer.Option(help="The model of that server; its first if none.")] = "",
     count: Annotated[int, typer.Option(help="How many pairs.")] = 100,
     k: Annotated[int, typer.Option("-k", help="The passages that a pair's chunk must be found among.")] = 4,
     seed: Annotated[int, typer.Option(help="Of the order of the chunks.")] = 0,
+    misleading: Annotated[
+        bool, typer.Option("--misleading", help="Also questions that look answerable and are not.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a file that was cut off.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -140,7 +144,8 @@ def pairs_make(
         from service.commands.pairs import run_make
         from tuner.synthesis import Request
 
-        run_make(settings(), file, Request(count, k, seed, resume), teacher=teacher, model=model, as_json=as_json)
+        request = Request(count, k, seed, resume)
+        run_make(settings(), file, request, teacher=teacher, model=model, misleading=misleading, as_json=as_json)
 
     run(work, as_json)
 

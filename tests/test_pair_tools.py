@@ -8,6 +8,7 @@ import random
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,16 @@ from tuner.pairs import Instruction, Pair, read_items, read_pairs
 from tuner.pairsplit import split_items
 from tuner.prompt import Source
 from tuner.synthesis import Request, Unreadable, make_pairs
-from tuner.teachers import langchain_teacher, likelihood, local_teacher, read_reply, server_teacher
+from tuner.teachers import (
+    langchain_ask,
+    likelihood,
+    model_ask,
+    read_reply,
+    reading_judge,
+    rule_teacher,
+    server_ask,
+    writing_teacher,
+)
 
 
 def write(path: Path, *lines: object) -> Path:
@@ -209,6 +219,9 @@ MOON = Draft("What raises the tides of the ocean?", "The moon", "The moon raises
 YEAST = Draft("What makes the bread rise in the oven?", "yeast", "Bread rises because yeast makes carbon dioxide.")
 
 
+TRAP = Draft("What raises the tides of the lakes?", misleading=True)
+
+
 def scripted(*found: Draft) -> Any:
     """Proposes everything for every chunk: only what belongs to it may be kept."""
     return lambda title, text: list(found)
@@ -253,6 +266,49 @@ def test_a_question_that_finds_other_chunks_is_dropped(tmp_path: Path, retriever
     made = make_pairs(retriever, scripted(lost), tmp_path / "made.jsonl", Request(k=1))
     assert made.kept == 0
     assert made.dropped["the retriever does not find its chunk among 1 passages"] == 1
+
+
+def test_a_misleading_question_is_kept_where_what_it_finds_does_not_answer_it(
+    tmp_path: Path, retriever: Retriever, store: Store
+) -> None:
+    judged: list[tuple[str, list[str]]] = []
+
+    def judge(question: str, passages: Sequence[str]) -> bool:
+        judged.append((question, list(passages)))
+        return "ocean" in question
+
+    answered = Draft("What raises the tides of every ocean?", misleading=True)
+    far = Draft("Which blast furnace of the ocean melts iron with wood?", misleading=True)
+    target = tmp_path / "made.jsonl"
+    made = make_pairs(retriever, scripted(TRAP, answered, far, MOON), target, Request(k=1), judge=judge)
+    lines = {value["question"]: value for value in map(json.loads, target.read_text().splitlines())}
+    assert lines.keys() == {TRAP.question, MOON.question}
+    trap = lines[TRAP.question]
+    assert (trap["kind"], trap["answers"], trap["document"]) == ("misleading", [], "tides.md") and "start" not in trap
+    assert made.dropped["a misleading question that the passages answer"] >= 1
+    assert made.dropped["the retriever does not find its chunk among 1 passages"] >= 1
+    # It was judged by what the service would show.
+    shown = [passages for question, passages in judged if question == TRAP.question]
+    assert shown and all("tide" in passages[0] and len(passages) == 1 for passages in shown)
+    with store.read() as snapshot:
+        assert check_files([target], snapshot) == ([], 2)
+    unread = make_pairs(
+        retriever, scripted(TRAP), tmp_path / "a.jsonl", Request(k=1), judge=lambda *said: bool(read_reply("Yes."))
+    )
+    assert unread.kept == 0 and unread.dropped["the teacher's reply was not what it was asked for"] == 1
+    alone = make_pairs(retriever, scripted(TRAP), tmp_path / "b.jsonl", Request(k=1))
+    assert alone.kept == 0 and alone.dropped["misleading questions were not asked for"] == 1
+
+
+def test_one_chunk_gives_three_answerable_and_two_misleading_pairs(tmp_path: Path, retriever: Retriever) -> None:
+    words = ("raises", "moves", "lifts", "pulls", "turns")
+    asked = [replace(MOON, question=f"What {word} the tides of that ocean {word}?") for word in words]
+    traps = [replace(TRAP, question=f"What {word} tides in {word} lakes {word}?") for word in words]
+    target = tmp_path / "made.jsonl"
+    made = make_pairs(retriever, scripted(*traps, *asked), target, Request(k=4), judge=lambda *said: False)
+    of_moon = [pair for pair in read_pairs(target) if pair.document == "tides.md"]
+    assert sorted(pair.kind for pair in of_moon) == ["answerable"] * 3 + ["misleading"] * 2
+    assert made.dropped["over the number of pairs for one chunk"] >= 2
 
 
 def test_a_run_that_was_cut_off_goes_on(tmp_path: Path, retriever: Retriever) -> None:
@@ -327,6 +383,10 @@ class Server(BaseHTTPRequestHandler):
         else:
             text = body["messages"][0]["content"]
             known = [draft for draft in (MOON, YEAST) if draft.evidence in text]
+            if "seems to answer and does not" in text:
+                known = [replace(TRAP, evidence="It says so.")] if MOON.evidence in text else []
+            elif "Look for the answer" in text:
+                known = []
             fields = [{"question": d.question, "answer": d.answer, "evidence": d.evidence} for d in known]
             self.reply(200, {"choices": [{"message": {"content": f"Here: {json.dumps(fields)}"}}]})
 
@@ -355,17 +415,17 @@ def server() -> Iterator[str]:
 
 def test_a_server_teaches(tmp_path: Path, retriever: Retriever, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    made = make_pairs(retriever, server_teacher(server, key="secret"), tmp_path / "made.jsonl", Request())
+    made = make_pairs(retriever, writing_teacher(server_ask(server, key="secret")), tmp_path / "made.jsonl", Request())
     assert made.kept == 2
     assert {body["model"] for body in Server.bodies} == {"first"}
     assert "in other words than its own" in Server.bodies[0]["messages"][0]["content"]
     assert set(Server.keys) == {"Bearer secret"}
     with pytest.raises(TandemError, match="status 404") as caught:
-        make_pairs(retriever, server_teacher(server, "gone"), tmp_path / "other.jsonl", Request())
+        make_pairs(retriever, writing_teacher(server_ask(server, "gone")), tmp_path / "other.jsonl", Request())
     assert "--resume" in caught.value.do
     for url in ("ftp://x", "http://"):
         with pytest.raises(TandemError, match="no address"):
-            server_teacher(url)
+            server_ask(url)
 
 
 def test_a_chat_model_of_langchain_teaches(
@@ -375,13 +435,13 @@ def test_a_chat_model_of_langchain_teaches(
     from langchain_core.messages import AIMessage
 
     with pytest.raises(TandemError, match="no chat model 'nobody:m' here") as caught:
-        langchain_teacher("nobody:m")
+        langchain_ask("nobody:m")
     assert caught.value.code == "unavailable" and "provider:model" in caught.value.expected
     said = [{"question": MOON.question, "answer": MOON.answer, "evidence": MOON.evidence}]
     # Says this once, and fails from then on.
     chat = GenericFakeChatModel(messages=iter([AIMessage(f"Here: {json.dumps(said)}")]))
     monkeypatch.setattr("langchain.chat_models.init_chat_model", lambda spec, **options: chat)
-    teach = langchain_teacher("fake:m")
+    teach = writing_teacher(langchain_ask("fake:m"))
     assert teach("Tides", MOON.evidence) == [MOON]
     with pytest.raises(TandemError, match="teacher fake:m does not answer: StopIteration") as caught:
         make_pairs(retriever, teach, tmp_path / "made.jsonl", Request())
@@ -392,6 +452,35 @@ def test_a_reply_that_is_no_list_is_counted_and_passed_over(tmp_path: Path, retr
     made = make_pairs(retriever, lambda title, text: read_reply("Sorry."), tmp_path / "made.jsonl", Request())
     assert made.kept == 0 and made.chunks > 0
     assert made.dropped["the teacher's reply was not what it was asked for"] == made.chunks
+
+
+def test_what_a_teacher_that_writes_is_asked() -> None:
+    tasks: list[str] = []
+
+    def ask(task: str) -> str:
+        tasks.append(task)
+        return json.dumps([{"question": "Q?", "answer": "a", "evidence": "E."}])
+
+    assert writing_teacher(ask)("T", "The text.") == [Draft("Q?", "a", "E.")]
+    assert writing_teacher(ask, misleading=True)("T", "The text.") == [
+        Draft("Q?", "a", "E."),
+        Draft("Q?", misleading=True),
+    ]
+    assert len(tasks) == 3 and all(task.endswith("Title: T\nPassage:\nThe text.") for task in tasks)
+    judge = reading_judge(ask)
+    assert judge("Why?", ["One.", "Two."])
+    assert tasks[-1].endswith("Question: Why?\nPassages:\nOne.\n\nTwo.")
+    assert not reading_judge(lambda task: "[]")("Why?", ["One."])
+    with pytest.raises(Unreadable):
+        reading_judge(lambda task: "NONE")("Why?", ["One."])
+
+
+def test_the_base_model_writes_the_json_it_is_asked_for(tmp_path: Path) -> None:
+    # Its weights are random, so every word of it is noise; the form is not.
+    base = load_base_model(str(save_small_model(tmp_path / "model", window=4096)), cache=tmp_path, device="cpu")
+    found = writing_teacher(model_ask(base), misleading=True)("Tides", MOON.evidence)
+    assert all(isinstance(draft, Draft) for draft in found)
+    assert reading_judge(model_ask(base))(MOON.question, [MOON.evidence]) in (True, False)
 
 
 def test_the_local_teacher_ranks_what_rules_wrote(tmp_path: Path) -> None:
@@ -411,7 +500,7 @@ def test_the_local_teacher_ranks_what_rules_wrote(tmp_path: Path) -> None:
     asked = range(first + 1, first + len(base.tokenizer(question, add_special_tokens=False)["input_ids"]))
     expected = sum(float(logs[place - 1, ids[place]]) for place in asked) / len(asked)
     assert likelihood(base, source, question) == pytest.approx(expected, rel=1e-4)
-    found = list(local_teacher(base)("T", text))
+    found = list(rule_teacher(base)("T", text))
     assert {draft.question for draft in found} == {draft.question for draft in drafts(text)}
     scores = [likelihood(base, source, draft.question) for draft in found]
     assert scores == sorted(scores, reverse=True)
@@ -440,6 +529,11 @@ def test_the_commands(
     assert json.loads(tandem("make", "made.pairs.jsonl", "--teacher", server, "--resume", "--json").stdout)["kept"] == 2
     checked = tandem("check", "made.pairs.jsonl")
     assert (checked.exit_code, checked.stdout) == (0, "2 lines are right, 0 problems.\n")
+    trapped = tandem("make", "trapped.jsonl", "--teacher", server, "--misleading")
+    assert trapped.exit_code == 0 and " 3 pairs from " in trapped.stdout, trapped.output
+    assert [pair.question for pair in read_pairs(Path("trapped.jsonl")) if pair.kind == "misleading"] == [TRAP.question]
+    refused = tandem("make", "none.jsonl", "--misleading")
+    assert refused.exit_code == 2 and "rules write no misleading questions" in refused.output
     split = tandem("split", "made.pairs.jsonl", "--test", "0.5", "--validation", "0")
     assert split.exit_code == 0, split.output
     parts = [tmp_path / f"made.{name}.pairs.jsonl" for name in ("train", "test")]

@@ -64,11 +64,15 @@ _REST = r"(?P<y>[^;:?!]{2,110}?)\.?$"
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A question with its answer and the evidence, all as a teacher gives them: nothing is checked yet."""
+    """A question with its answer and the evidence, all as a teacher gives them: nothing is checked yet.
+
+    One that is `misleading` looks as if its passage held the answer, and has neither answer nor evidence.
+    """
 
     question: str
-    answer: str
-    evidence: str
+    answer: str = ""
+    evidence: str = ""
+    misleading: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 A pair is kept when its evidence stands in the chunk word for word, holds the answer, the question does not give it
 away or point at "the passage", nothing like it was asked before, and the deployed retriever finds the evidence again
 for the question among its first k passages (round-trip consistency: Alberti et al. 2019, arXiv 1906.05416).
+A misleading question is kept when those passages hold its chunk and the teacher, who sees them all, finds no answer.
 What is kept is on disk after every chunk, so a run can be stopped anywhere and goes on from there.
 """
 
@@ -30,13 +31,20 @@ from tuner.neardup import SIMILAR
 # A chunk of fewer words is a heading or the end of a table.
 LEAST_WORDS = 12
 PER_CHUNK = 3
+# As many to every three answerable ones as in the questions that the default adapter learned most from.
+MISLEADING_PER_CHUNK = 2
 _POINTING = re.compile(
     r"\b(this|the|above|following|given) (passage|text|document|paragraph|excerpt|section|sentence|article|table)\b"
     r"|\baccording to\b|\bmentioned\b",
     re.IGNORECASE,
 )
 
+UNREADABLE = "the teacher's reply was not what it was asked for"
+
+# (title, text) of a chunk -> what may be asked of it.
 Teacher = Callable[[str, str], Sequence[Draft]]
+# (question, passages) -> whether those hold an answer.
+Judge = Callable[[str, Sequence[str]], bool]
 
 
 class Unreadable(Exception):
@@ -69,11 +77,13 @@ def make_pairs(
     target: Path,
     request: Request,
     *,
+    judge: Judge | None = None,
     report: Callable[[int, int], None] = lambda done, of: None,
     cancel: threading.Event | None = None,
 ) -> Made:
     """Append pairs to `target` until there are `count` of them or no chunk is left.
 
+    Misleading drafts are kept only where a `judge` says that what is found for them does not answer them.
     Raises TandemError (conflict) when `target` exists and the request does not resume it, and what the teacher raises;
     everything kept until then is in the file.
     """
@@ -92,7 +102,7 @@ def make_pairs(
                 return made
             if chunk.id in progress.done:
                 continue
-            lines, dropped = _ask(retriever, teacher, progress.questions, request, (path, title, chunk))
+            lines, dropped = _Asking(retriever, teacher, judge, request.k).ask(path, title, chunk, progress.questions)
             lines = lines[: request.count - made.kept]
             progress.write(chunk.id, lines, dropped)
             made.kept, made.chunks = len(progress.questions), made.chunks + 1
@@ -167,46 +177,78 @@ def _chunks(library: Library, snapshot: Snapshot, seed: int) -> Iterator[tuple[s
         decks = [deck for deck in decks if deck]
 
 
-def _ask(
-    retriever: Retriever,
-    teacher: Teacher,
-    asked: Sequence[str],
-    request: Request,
-    place: tuple[str, str, Chunk],
-) -> tuple[list[dict[str, object]], Counter[str]]:
-    """The pairs of one chunk as lines of the file, and why the other drafts were dropped."""
-    path, title, chunk = place
-    dropped: Counter[str] = Counter()
-    try:
-        proposed = teacher(chunk.context or title, chunk.text)
-    except Unreadable:
-        return [], Counter({"the teacher's reply was not what it was asked for": 1})
-    if not proposed:
-        dropped["the teacher found nothing to ask"] += 1
-    lines: list[dict[str, object]] = []
-    seen = list(asked)
-    for draft in proposed:
-        reason = "over the number of pairs for one chunk" if len(lines) == PER_CHUNK else refuse(draft, chunk, seen)
-        reason = reason or _lost(retriever, draft, chunk, request.k)
-        if reason:
-            dropped[reason] += 1
-            continue
-        start = chunk.start + chunk.text.index(draft.evidence)
-        seen.append(draft.question)
-        lines.append(
-            {
-                "id": f"{chunk.id}-{len(lines) + 1}",
-                "question": draft.question,
-                "answers": [draft.answer],
-                "document": path,
-                "kind": "answerable",
-                "evidence": draft.evidence,
-                "start": start,
-                "end": start + len(draft.evidence),
-                "chunk": chunk.id,
-            }
-        )
-    return lines, dropped
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """Who proposes and who checks."""
+
+    retriever: Retriever
+    teacher: Teacher
+    judge: Judge | None
+    k: int
+
+    def ask(
+        self, path: str, title: str, chunk: Chunk, asked: Sequence[str]
+    ) -> tuple[list[dict[str, object]], Counter[str]]:
+        """The pairs of one chunk as lines of the file, and why the other drafts were dropped."""
+        dropped: Counter[str] = Counter()
+        try:
+            proposed = self.teacher(chunk.context or title, chunk.text)
+        except Unreadable:
+            return [], Counter({UNREADABLE: 1})
+        if not proposed:
+            dropped["the teacher found nothing to ask"] += 1
+        lines: list[dict[str, object]] = []
+        seen = list(asked)
+        room = {False: PER_CHUNK, True: MISLEADING_PER_CHUNK}
+        for draft in proposed:
+            reason = "" if room[draft.misleading] else "over the number of pairs for one chunk"
+            reason = reason or refuse(draft, chunk, seen) or self._unfit(draft, chunk)
+            if reason:
+                dropped[reason] += 1
+                continue
+            room[draft.misleading] -= 1
+            seen.append(draft.question)
+            lines.append({"id": f"{chunk.id}-{len(lines) + 1}", **_fields(draft, path, chunk)})
+        return lines, dropped
+
+    def _unfit(self, draft: Draft, chunk: Chunk) -> str:
+        """Why what the retriever finds speaks against a draft; empty when nothing does.
+
+        Chunks overlap, so any passage of the document that holds the evidence will do.
+        """
+        passages = self.retriever.retrieve(draft.question, self.k).passages
+        if not any(
+            found.chunk.id == chunk.id
+            or (draft.evidence and found.document == chunk.document and draft.evidence in found.chunk.text)
+            for found in passages
+        ):
+            return f"the retriever does not find its chunk among {self.k} passages"
+        if not draft.misleading:
+            return ""
+        if self.judge is None:
+            return "misleading questions were not asked for"
+        try:
+            answered = self.judge(draft.question, [found.chunk.text for found in passages])
+        except Unreadable:
+            return UNREADABLE
+        return "a misleading question that the passages answer" if answered else ""
+
+
+def _fields(draft: Draft, path: str, chunk: Chunk) -> dict[str, object]:
+    fields: dict[str, object] = {"question": draft.question}
+    if draft.misleading:
+        return {**fields, "answers": [], "document": path, "kind": "misleading", "chunk": chunk.id}
+    start = chunk.start + chunk.text.index(draft.evidence)
+    return {
+        **fields,
+        "answers": [draft.answer],
+        "document": path,
+        "kind": "answerable",
+        "evidence": draft.evidence,
+        "start": start,
+        "end": start + len(draft.evidence),
+        "chunk": chunk.id,
+    }
 
 
 def refuse(draft: Draft, chunk: Chunk, asked: Sequence[str]) -> str:
@@ -217,12 +259,8 @@ def refuse(draft: Draft, chunk: Chunk, asked: Sequence[str]) -> str:
         return "not one question of 4 to 40 words"
     if _POINTING.search(question):
         return "the question points at the passage"
-    if not draft.evidence.strip() or draft.evidence not in chunk.text:
-        return "the evidence is not in the chunk word for word"
-    if not draft.answer.strip() or not holds(draft.evidence, [draft.answer]):
-        return "the evidence does not hold the answer"
-    if holds(question, [draft.answer]):
-        return "the question gives its answer away"
+    if unproven := "" if draft.misleading else _unproven(draft, chunk):
+        return unproven
     telling = {word for word in words if word not in STOP_WORDS}
     if not telling & set(re.findall(r"\w+", chunk.embedded_text.casefold())):
         return "the question shares no word with the chunk"
@@ -231,14 +269,15 @@ def refuse(draft: Draft, chunk: Chunk, asked: Sequence[str]) -> str:
     return ""
 
 
+def _unproven(draft: Draft, chunk: Chunk) -> str:
+    """Why the evidence does not show the answer of a draft; empty when it does."""
+    if not draft.evidence.strip() or draft.evidence not in chunk.text:
+        return "the evidence is not in the chunk word for word"
+    if not draft.answer.strip() or not holds(draft.evidence, [draft.answer]):
+        return "the evidence does not hold the answer"
+    return "the question gives its answer away" if holds(draft.question, [draft.answer]) else ""
+
+
 def _alike(words: set[str], other: str) -> bool:
     others = set(re.findall(r"\w+", other.casefold()))
     return len(words & others) >= SIMILAR * len(words | others)
-
-
-def _lost(retriever: Retriever, draft: Draft, chunk: Chunk, k: int) -> str:
-    """Why the round trip fails: chunks overlap, so any passage of the document that holds the evidence will do."""
-    for found in retriever.retrieve(draft.question, k).passages:
-        if found.chunk.id == chunk.id or (found.document == chunk.document and draft.evidence in found.chunk.text):
-            return ""
-    return f"the retriever does not find its chunk among {k} passages"

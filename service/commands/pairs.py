@@ -17,12 +17,20 @@ from indexer.store import Store
 from service.assembly import load_retriever
 from service.commands.console import note, out, out_json, sync_progress
 from service.settings import Settings
-from tuner.basemodel import load_base_model
+from tuner.basemodel import BaseModel, load_base_model
 from tuner.paircheck import check_files
 from tuner.pairs import Instruction, Line, read_items, read_lines
 from tuner.pairsplit import split_items
-from tuner.synthesis import Request, Teacher, make_pairs
-from tuner.teachers import langchain_teacher, local_teacher, server_teacher
+from tuner.synthesis import Judge, Request, Teacher, make_pairs
+from tuner.teachers import (
+    Ask,
+    langchain_ask,
+    model_ask,
+    reading_judge,
+    rule_teacher,
+    server_ask,
+    writing_teacher,
+)
 
 KEY_VARIABLE = "TANDEM_TEACHER_KEY"
 
@@ -84,7 +92,7 @@ def run_split(path: Path, folder: Path | None, shares: dict[str, float], seed: i
 
 
 def run_make(
-    settings: Settings, target: Path, request: Request, *, teacher: str, model: str, as_json: bool
+    settings: Settings, target: Path, request: Request, *, teacher: str, model: str, misleading: bool, as_json: bool
 ) -> dict[str, Any]:
     """Make pairs from the index, with a bar; Ctrl-C keeps what is done. Raises TandemError."""
     store = Store(settings.home)
@@ -92,11 +100,16 @@ def run_make(
         # An empty index is told before models are loaded.
         pass
     retriever = load_retriever(settings, store, note)
-    teach = _teacher(settings, teacher, model)
+    teach, judge = _teacher(settings, teacher, model, misleading=misleading)
     try:
         with sync_progress() as report:
             made = make_pairs(
-                retriever, teach, target, request, report=lambda done, of: report(Progress("pairs", done, of, ""))
+                retriever,
+                teach,
+                target,
+                request,
+                judge=judge,
+                report=lambda done, of: report(Progress("pairs", done, of, "")),
             )
     except KeyboardInterrupt:
         note(f"Stopped. The pairs made so far are in {target}; --resume goes on.")
@@ -114,23 +127,39 @@ def run_make(
     return body
 
 
-def _teacher(settings: Settings, name: str, model: str) -> Teacher:
-    if name.startswith(("http://", "https://")):
-        return server_teacher(name, model, key=os.environ.get(KEY_VARIABLE, ""))
+def _teacher(settings: Settings, name: str, model: str, *, misleading: bool) -> tuple[Teacher, Judge | None]:
     if name == "local":
-        base = load_base_model(
-            settings.base_model,
-            cache=settings.weights_folder,
-            quantisation=settings.quantisation,
-            device=settings.device,
-            threads=settings.threads,
-            report=note,
-        )
-        return local_teacher(base)
+        if misleading:
+            raise TandemError(
+                "The local teacher's rules write no misleading questions.",
+                expected="A teacher that writes itself: base-model, the address of a server, or provider:model.",
+                do="Name one, or leave out --misleading; `tandem tune --altered` alters answerable questions.",
+            )
+        return rule_teacher(_base(settings)), None
+    ask = _ask(settings, name, model)
+    return writing_teacher(ask, misleading=misleading), reading_judge(ask) if misleading else None
+
+
+def _ask(settings: Settings, name: str, model: str) -> Ask:
+    if name.startswith(("http://", "https://")):
+        return server_ask(name, model, key=os.environ.get(KEY_VARIABLE, ""))
+    if name == "base-model":
+        return model_ask(_base(settings))
     if ":" in name:
-        return langchain_teacher(name)
+        return langchain_ask(name)
     raise TandemError(
         f"There is no teacher {name!r}.",
-        expected="local, the address of an OpenAI-compatible server, or provider:model as LangChain names it.",
+        expected="local, base-model, the address of an OpenAI-compatible server, or provider:model of LangChain.",
         do="Name one of them.",
+    )
+
+
+def _base(settings: Settings) -> BaseModel:
+    return load_base_model(
+        settings.base_model,
+        cache=settings.weights_folder,
+        quantisation=settings.quantisation,
+        device=settings.device,
+        threads=settings.threads,
+        report=note,
     )
