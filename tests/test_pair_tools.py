@@ -34,7 +34,7 @@ from tuner.synthesis import Request, Unreadable, make_pairs
 from tuner.teachers import (
     langchain_ask,
     likelihood,
-    model_ask,
+    model_asks,
     read_reply,
     reading_judge,
     rule_teacher,
@@ -478,9 +478,10 @@ def test_what_a_teacher_that_writes_is_asked() -> None:
 def test_the_base_model_writes_the_json_it_is_asked_for(tmp_path: Path) -> None:
     # Its weights are random, so every word of it is noise; the form is not.
     base = load_base_model(str(save_small_model(tmp_path / "model", window=4096)), cache=tmp_path, device="cpu")
-    found = writing_teacher(model_ask(base), misleading=True)("Tides", MOON.evidence)
-    assert all(isinstance(draft, Draft) for draft in found)
-    assert reading_judge(model_ask(base))(MOON.question, [MOON.evidence]) in (True, False)
+    write, read = model_asks(base)
+    found = writing_teacher(write, misleading=True)("Tides", MOON.evidence)
+    assert {draft.misleading for draft in found} == {True, False}
+    assert reading_judge(read)(MOON.question, [MOON.evidence]) in (True, False)
 
 
 def test_the_local_teacher_ranks_what_rules_wrote(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tuner.synthesis import Judge, Request, Teacher, make_pairs
 from tuner.teachers import (
     Ask,
     langchain_ask,
-    model_ask,
+    model_asks,
     reading_judge,
     rule_teacher,
     server_ask,
@@ -136,22 +136,25 @@ def _teacher(settings: Settings, name: str, model: str, *, misleading: bool) -> 
                 do="Name one, or leave out --misleading; `tandem tune --altered` alters answerable questions.",
             )
         return rule_teacher(_base(settings)), None
-    ask = _ask(settings, name, model)
-    return writing_teacher(ask, misleading=misleading), reading_judge(ask) if misleading else None
+    write, read = _asks(settings, name, model)
+    return writing_teacher(write, misleading=misleading), reading_judge(read) if misleading else None
 
 
-def _ask(settings: Settings, name: str, model: str) -> Ask:
-    if name.startswith(("http://", "https://")):
-        return server_ask(name, model, key=os.environ.get(KEY_VARIABLE, ""))
+def _asks(settings: Settings, name: str, model: str) -> tuple[Ask, Ask]:
+    """What is asked to write, and what to judge."""
     if name == "base-model":
-        return model_ask(_base(settings))
-    if ":" in name:
-        return langchain_ask(name)
-    raise TandemError(
-        f"There is no teacher {name!r}.",
-        expected="local, base-model, the address of an OpenAI-compatible server, or provider:model of LangChain.",
-        do="Name one of them.",
-    )
+        return model_asks(_base(settings))
+    if name.startswith(("http://", "https://")):
+        ask = server_ask(name, model, key=os.environ.get(KEY_VARIABLE, ""))
+    elif ":" in name:
+        ask = langchain_ask(name)
+    else:
+        raise TandemError(
+            f"There is no teacher {name!r}.",
+            expected="local, base-model, the address of an OpenAI-compatible server, or provider:model of LangChain.",
+            do="Name one of them.",
+        )
+    return ask, ask
 
 
 def _base(settings: Settings) -> BaseModel:
