@@ -93,7 +93,7 @@ def rows_of(store: Store, *pairs: Pair) -> tuple[list[JudgedRow], dict[str, int]
 def test_an_answerable_question_learns_its_evidence_and_one_passage_without_it(store: Store) -> None:
     rows, dropped = rows_of(store, pair("answerable", "Who lays the eggs?", "The queen"))
     assert [(row.holds, row.document) for row in rows][:1] == [(True, "bees.txt")]
-    assert "queen" in rows[0].source.text
+    assert rows[0].span is not None and rows[0].source.text[slice(*rows[0].span)] == "The queen"
     assert len(rows) == 2 and not rows[1].holds and "queen" not in rows[1].source.text
     assert not dropped
 
@@ -195,6 +195,39 @@ def test_question_and_passage_are_read_as_one_sequence(encoder: Path) -> None:
     assert len(model.encode("who " * 900, [Source("", "no " * 900)])[0]["input_ids"]) == MOST_TOKENS
 
 
+def test_the_tokens_of_an_answer_are_those_that_are_read(encoder: Path) -> None:
+    model = AnswerabilityModel(encoder)
+    source = Source("title", "no filler yes no " + "filler " * 500 + "yes")
+    ids = model.encode("who has it ?", [source])[0]["input_ids"]
+    first, last = model.locate("who has it ?", source, (3, 13)) or (0, 0)
+    assert [WORDS[token] for token in ids[first : last + 1]] == ["filler", "yes"]
+    end = len(source.text)
+    assert model.locate("who has it ?", source, (end - 3, end)) is None
+
+
+def test_what_pointing_loses_by_hand(encoder: Path) -> None:
+    import torch
+
+    from tuner.pointing import NO_ANSWER, NOWHERE, Pointing
+
+    model = AnswerabilityModel(encoder)
+    task = Pointing(model.model).eval()
+    rows = [model.encode("who ?", [Source("", text)])[0] for text in ("yes", "no filler filler", "filler yes")]
+    labels, places = [1.0, 0.0, 1.0], [[4, 4], [NO_ANSWER, NO_ANSWER], [NOWHERE, NOWHERE]]
+    with torch.no_grad():
+        loss = task(model.collate(rows), torch.tensor(labels), torch.tensor(places))["loss"]
+        expected, pointed = 0.0, 0.0
+        for row, label, place in zip(rows, labels, places, strict=True):  # one at a time: padding changes nothing
+            read = model.model(**model.collate([row]), output_hidden_states=True)
+            chance = 1 / (1 + np.exp(-float(read.logits)))
+            expected -= np.log(chance if label else 1 - chance) / 3
+            points = (read.hidden_states[-1][0] @ task.pointer.weight.T + task.pointer.bias).numpy().astype(float)
+            shares = np.exp(points) / np.exp(points).sum(0)
+            if place[0] != NOWHERE:
+                pointed -= np.log(shares[place[0], 0]) + np.log(shares[place[1], 1])
+    assert float(loss) == pytest.approx(expected + pointed / 4, abs=1e-4)
+
+
 def test_the_best_passage_decides_and_its_neighbours_change_nothing(encoder: Path) -> None:
     model = AnswerabilityModel(encoder)
     sources = [Source("title", "yes"), Source("", "no filler " * 30), Source("", "filler")]
@@ -222,7 +255,9 @@ def lesson(count: int, seed: int) -> list[JudgedRow]:
     for number in range(count):
         words = ["filler"] * chooser.randint(1, 9) + ["yes" if number % 2 else "no"]
         chooser.shuffle(words)
-        rows.append(JudgedRow("who has it ?", Source("", " ".join(words)), bool(number % 2), "d"))
+        text = " ".join(words)
+        span = (text.index("yes"), text.index("yes") + 3) if number % 2 else None
+        rows.append(JudgedRow("who has it ?", Source("", text), bool(number % 2), "d", span))
     return rows
 
 
@@ -243,13 +278,13 @@ QUICK = AnswerabilityRecipe(epochs=4, learning_rate=5e-3, batch_size=8)
 
 def test_an_encoder_learns_what_it_is_shown(encoder: Path) -> None:
     steps: list[Step] = []
-    taught = tune_answerability(encoder, lesson(64, 0), HELD_OUT, QUICK, report=steps.append)
+    taught = tune_answerability(encoder, lesson(128, 0), HELD_OUT, QUICK, report=steps.append)
     yes, no = (taught.model.score("who has it ?", [Source("", f"filler {word}")])[0] for word in ("yes", "no"))
     assert yes > 0.5 > no
     assert taught.losses[-1] < 0.8 * taught.losses[0]
     epochs = [step for step in steps if step.validation is not None]
     assert epochs[taught.epoch - 1].validation == max(step.validation or 0 for step in epochs) == 1.0
-    assert [step.step for step in steps if step.validation is None] == list(range(1, 8 * len(taught.losses) + 1))
+    assert [step.step for step in steps if step.validation is None] == list(range(1, 16 * len(taught.losses) + 1))
     assert (judge_all(taught.model, HELD_OUT) == taught.scores).all()
     assert not taught.model.model.training
 

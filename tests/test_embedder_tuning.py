@@ -38,7 +38,7 @@ from service.following import FollowingRetriever
 from service.running import Service
 from service.settings import Settings
 from tuner.embedder import EmbedderRecipe, batches
-from tuner.embedder_rows import Library, Row, holds, make_rows
+from tuner.embedder_rows import Library, Row, answer_span, holds, make_rows
 from tuner.embedder_validation import Validation
 from tuner.pairs import Pair, read_pairs, split_by_document
 from tuner.tuned_embedders import embedder_folder, embedder_that_made, new_embedder_folder, read_card, save_embedder
@@ -208,6 +208,14 @@ def test_answers_are_found_as_whole_words() -> None:
     assert not holds("It has seven legs", ["even"])
     assert not holds("anything", ["", " "])
     assert holds("costs (C++)", ["C++"])
+
+
+def test_where_an_answer_stands() -> None:
+    text = "Two legged, it has\nTWO  legs (C++)."
+    for answers, found in ((["", "seven", "two legs"], "TWO  legs"), (["C++"], "C++")):
+        span = answer_span(text, answers)
+        assert span is not None and text[slice(*span)] == found
+    assert answer_span(text, ["leg", " "]) is None
 
 
 def test_a_batch_never_holds_what_answers_another_question_as_its_negative() -> None:

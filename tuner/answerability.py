@@ -1,9 +1,10 @@
 """The recipe `answerability`: an encoder with a classification head learns whether a passage holds the answer.
 
 The loop is that of transformers' Trainer: AdamW, a learning rate that rises over the first tenth of the steps and
-falls linearly to zero, binary cross-entropy. After each epoch held-out questions with the passages they are shown
-decide: the best epoch is kept, and an epoch without a gain ends it. Trainer's own checkpoints are pickles, so none
-are written: a run takes minutes, and one that is stopped is started again.
+falls linearly to zero, binary cross-entropy, and beside it the loss of pointing at the answer (tuner/pointing.py).
+After each epoch held-out questions with the passages they are shown decide: the best epoch is kept, and an epoch
+without a gain ends it. Trainer's own checkpoints are pickles, so none are written: a run takes minutes, and one that
+is stopped is started again.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ WARM_UP = 0.1
 WEIGHT_DECAY = 0.01
 # Rows below which nothing but those few would be learned.
 FEWEST_ROWS = 8
+# What a row holds beside what is read.
+_TAUGHT = ("labels", "places")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +139,29 @@ class _Teaching:
         self.recipe = recipe
         self.report = report
         self.stopped = stopped
-        self.data = [model.encode(row.question, [row.source])[0] | {"labels": [float(row.holds)]} for row in rows]
+        self.data = [self._encode(row) for row in rows]
         self.losses: list[float] = []
         self.best: tuple[float, int, Scores, dict[str, Any]] | None = None
         self._epoch: list[float] = []
 
+    def _encode(self, row: JudgedRow) -> dict[str, Any]:
+        from tuner.pointing import NO_ANSWER, NOWHERE
+
+        places = self.model.locate(row.question, row.source, row.span) if row.span else None
+        nothing = (NOWHERE, NOWHERE) if row.holds else (NO_ANSWER, NO_ANSWER)
+        return self.model.encode(row.question, [row.source])[0] | {
+            "labels": float(row.holds),
+            "places": places or nothing,
+        }
+
     def run(self) -> Taught:
         from transformers import PrinterCallback, Trainer
 
+        from tuner.pointing import Pointing
+
         with tempfile.TemporaryDirectory() as folder:
             trainer = Trainer(
-                model=self.model.model,
+                model=Pointing(self.model.model),
                 args=self._arguments(folder),
                 train_dataset=self.data,
                 data_collator=self._collate,
@@ -190,9 +205,11 @@ class _Teaching:
     def _collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         import torch
 
-        labels = torch.tensor([row["labels"] for row in rows])
-        texts = [{name: value for name, value in row.items() if name != "labels"} for row in rows]
-        return self.model.collate(texts) | {"labels": labels}
+        return {
+            "texts": self.model.collate([{name: row[name] for name in row if name not in _TAUGHT} for row in rows]),
+            "labels": torch.tensor([row["labels"] for row in rows]),
+            "places": torch.tensor([row["places"] for row in rows]),
+        }
 
     def _callback(self) -> Any:
         from transformers import TrainerCallback

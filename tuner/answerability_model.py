@@ -62,11 +62,21 @@ class AnswerabilityModel:
 
     def encode(self, question: str, sources: Sequence[Source]) -> list[dict[str, list[int]]]:
         """Token ids of the question with each passage, neither padded nor over the most tokens."""
-        texts = [f"{source.title}: {source.text}" if source.title else source.text for source in sources]
+        encoded = self._tokens(question, sources)
+        return [{name: values[place] for name, values in encoded.items()} for place in range(len(sources))]
+
+    def locate(self, question: str, source: Source, span: tuple[int, int]) -> tuple[int, int] | None:
+        """The first and the last token of characters of the passage's text, as `encode` has them; None if cut off."""
+        encoded, shift = self._tokens(question, [source]), len(_shown(source)) - len(source.text)
+        first = encoded.char_to_token(0, span[0] + shift, 1)
+        last = encoded.char_to_token(0, span[1] - 1 + shift, 1)
+        return None if first is None or last is None else (first, last)
+
+    def _tokens(self, question: str, sources: Sequence[Source]) -> Any:
+        texts = [_shown(source) for source in sources]
         # The tokenizer keeps its truncation in itself, so two threads may not change it at once.
         with self._lock:
-            encoded = self.tokenizer([question] * len(texts), texts, truncation="longest_first", max_length=self._most)
-        return [{name: values[place] for name, values in encoded.items()} for place in range(len(texts))]
+            return self.tokenizer([question] * len(texts), texts, truncation="longest_first", max_length=self._most)
 
     def collate(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
         """One padded batch of tensors."""
@@ -93,3 +103,7 @@ class AnswerabilityModel:
         with quiet():
             self.model.save_pretrained(folder, safe_serialization=True)
             self.tokenizer.save_pretrained(folder)
+
+
+def _shown(source: Source) -> str:
+    return f"{source.title}: {source.text}" if source.title else source.text

@@ -18,7 +18,7 @@ from typing import Literal, get_args
 from indexer.records import Passage
 from indexer.retrieval import Retriever
 from indexer.store import EVERYTHING
-from tuner.embedder_rows import Library, holds, ranked_rows
+from tuner.embedder_rows import Library, answer_span, holds, ranked_rows
 from tuner.pairs import Pair, split_by_document
 from tuner.prompt import Source
 from tuner.rows import supports
@@ -33,12 +33,16 @@ ABSENT_ROWS = 2
 
 @dataclass(frozen=True, slots=True)
 class JudgedRow:
-    """What one training example reads, and what it teaches."""
+    """What one training example reads, and what it teaches: `span` are the characters of the answer in the text.
+
+    It is None where there is no answer, and where the answer stands there in other words.
+    """
 
     question: str
     source: Source
     holds: bool
     document: str
+    span: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,8 @@ def _rows(library: Library, retriever: Retriever, pair: Pair) -> list[JudgedRow]
 
 def _row(library: Library, pair: Pair, row: int, *, holds_answer: bool) -> JudgedRow:
     chunk = library.snapshot.passages([row])[row][0]
-    return JudgedRow(pair.question, Source(chunk.context, chunk.text), holds_answer, library.paths[row])
+    span = answer_span(chunk.text, pair.answers) if holds_answer else None
+    return JudgedRow(pair.question, Source(chunk.context, chunk.text), holds_answer, library.paths[row], span)
 
 
 def ask_for(

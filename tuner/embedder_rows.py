@@ -114,5 +114,15 @@ def holds(text: str, answers: Sequence[str]) -> bool:
     )
 
 
+def answer_span(text: str, answers: Sequence[str]) -> tuple[int, int] | None:
+    """The characters of the first of the answers that stands in the text, as `holds` looks for them."""
+    for answer in answers:
+        wanted = r"\s+".join(map(re.escape, answer.split()))
+        found = re.search(rf"(?<!\w){wanted}(?!\w)", text, re.IGNORECASE) if wanted else None
+        if found:
+            return found.span()
+    return None
+
+
 def _flat(text: str) -> str:
     return " ".join(text.casefold().split())
