@@ -290,13 +290,16 @@ def test_an_encoder_learns_what_it_is_shown(encoder: Path) -> None:
 
 
 def test_equal_runs_give_equal_weights(encoder: Path) -> None:
-    one_epoch = replace(QUICK, epochs=1)
-    states = [
-        tune_answerability(encoder, lesson(16, 0), HELD_OUT, recipe).model.model.state_dict()
-        for recipe in (one_epoch, one_epoch, replace(one_epoch, seed=1))
+    one_epoch, rows = replace(QUICK, epochs=1), lesson(16, 0)
+    unplaced = [replace(row, span=None) for row in rows]
+    other_seed = replace(one_epoch, seed=1)
+    first, again, seeded, not_pointing = [
+        tune_answerability(encoder, taught, HELD_OUT, recipe).model.model.state_dict()
+        for taught, recipe in ((rows, one_epoch), (rows, one_epoch), (rows, other_seed), (unplaced, one_epoch))
     ]
-    assert all((states[0][name] == states[1][name]).all() for name in states[0])
-    assert any((states[0][name] != states[2][name]).any() for name in states[0])
+    assert all((first[name] == again[name]).all() for name in first)
+    for other in (seeded, not_pointing):
+        assert any((first[name] != other[name]).any() for name in first)
 
 
 def test_a_run_that_is_stopped_leaves_nothing(encoder: Path) -> None:
