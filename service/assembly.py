@@ -28,7 +28,7 @@ from service.settings import Settings
 from service.uploads import forget_groups, list_uploads, uploads_folder
 from tuner.active import active_adapter
 from tuner.adapters import adapter_path, read_card
-from tuner.basemodel import load_base_model
+from tuner.basemodel import BaseModel, load_base_model
 from tuner.generation import TorchGenerator
 from tuner.prompt import Prompt
 from tuner.tuned_embedders import embedder_that_made
@@ -116,12 +116,9 @@ def load_retriever(
     )
 
 
-def load_generator(settings: Settings, report: Report = silent, *, keep: bool = False) -> CachedGenerator:
-    """The base model of the settings with the home's adapters. Raises TandemError.
-
-    With `keep` it keeps its texts, and what it read of passages in files.
-    """
-    base = load_base_model(
+def load_base(settings: Settings, report: Report = silent) -> BaseModel:
+    """The base model of the settings. Raises TandemError."""
+    return load_base_model(
         settings.base_model,
         cache=settings.weights_folder,
         quantisation=settings.quantisation,
@@ -129,6 +126,14 @@ def load_generator(settings: Settings, report: Report = silent, *, keep: bool = 
         threads=settings.threads,
         report=report,
     )
+
+
+def load_generator(settings: Settings, report: Report = silent, *, keep: bool = False) -> CachedGenerator:
+    """The base model of the settings with the home's adapters. Raises TandemError.
+
+    With `keep` it keeps its texts, and what it read of passages in files.
+    """
+    base = load_base(settings, report)
     return CachedGenerator(
         base,
         entries=settings.answer_cache if keep else 0,

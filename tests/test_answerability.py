@@ -195,39 +195,6 @@ def test_question_and_passage_are_read_as_one_sequence(encoder: Path) -> None:
     assert len(model.encode("who " * 900, [Source("", "no " * 900)])[0]["input_ids"]) == MOST_TOKENS
 
 
-def test_the_tokens_of_an_answer_are_those_that_are_read(encoder: Path) -> None:
-    model = AnswerabilityModel(encoder)
-    source = Source("title", "no filler yes no " + "filler " * 500 + "yes")
-    ids = model.encode("who has it ?", [source])[0]["input_ids"]
-    first, last = model.locate("who has it ?", source, (3, 13)) or (0, 0)
-    assert [WORDS[token] for token in ids[first : last + 1]] == ["filler", "yes"]
-    end = len(source.text)
-    assert model.locate("who has it ?", source, (end - 3, end)) is None
-
-
-def test_what_pointing_loses_by_hand(encoder: Path) -> None:
-    import torch
-
-    from tuner.pointing import NO_ANSWER, NOWHERE, Pointing
-
-    model = AnswerabilityModel(encoder)
-    task = Pointing(model.model).eval()
-    rows = [model.encode("who ?", [Source("", text)])[0] for text in ("yes", "no filler filler", "filler yes")]
-    labels, places = [1.0, 0.0, 1.0], [[4, 4], [NO_ANSWER, NO_ANSWER], [NOWHERE, NOWHERE]]
-    with torch.no_grad():
-        loss = task(model.collate(rows), torch.tensor(labels), torch.tensor(places))["loss"]
-        expected, pointed = 0.0, 0.0
-        for row, label, place in zip(rows, labels, places, strict=True):  # one at a time: padding changes nothing
-            read = model.model(**model.collate([row]), output_hidden_states=True)
-            chance = 1 / (1 + np.exp(-float(read.logits)))
-            expected -= np.log(chance if label else 1 - chance) / 3
-            points = (read.hidden_states[-1][0] @ task.pointer.weight.T + task.pointer.bias).numpy().astype(float)
-            shares = np.exp(points) / np.exp(points).sum(0)
-            if place[0] != NOWHERE:
-                pointed -= np.log(shares[place[0], 0]) + np.log(shares[place[1], 1])
-    assert float(loss) == pytest.approx(expected + pointed / 4, abs=1e-4)
-
-
 def test_the_best_passage_decides_and_its_neighbours_change_nothing(encoder: Path) -> None:
     model = AnswerabilityModel(encoder)
     sources = [Source("title", "yes"), Source("", "no filler " * 30), Source("", "filler")]

@@ -109,19 +109,21 @@ def ranked_rows(library: Library, question: str, vector: Vectors, rows: Sequence
 def holds(text: str, answers: Sequence[str]) -> bool:
     """Whether one of the answers stands in the text as whole words; case and white space do not matter."""
     flat = _flat(text)
-    return any(
-        re.search(rf"(?<!\w){re.escape(flat_answer)}(?!\w)", flat) for flat_answer in map(_flat, answers) if flat_answer
-    )
+    return any(re.search(_whole(re.escape(answer)), flat) for answer in map(_flat, answers) if answer)
 
 
 def answer_span(text: str, answers: Sequence[str]) -> tuple[int, int] | None:
-    """The characters of the first of the answers that stands in the text, as `holds` looks for them."""
+    """Where the first of the answers that stands in the text does: its characters, found as `holds` finds it."""
     for answer in answers:
         wanted = r"\s+".join(map(re.escape, answer.split()))
-        found = re.search(rf"(?<!\w){wanted}(?!\w)", text, re.IGNORECASE) if wanted else None
+        found = re.search(_whole(wanted), text, re.IGNORECASE) if wanted else None
         if found:
             return found.span()
     return None
+
+
+def _whole(pattern: str) -> str:
+    return rf"(?<!\w){pattern}(?!\w)"
 
 
 def _flat(text: str) -> str:

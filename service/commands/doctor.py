@@ -14,7 +14,7 @@ from indexer.embedding import SentenceTransformerEmbedder
 from indexer.errors import TandemError
 from indexer.store import Store
 from indexer.vectors.file import load
-from service.assembly import chosen_weights
+from service.assembly import chosen_weights, load_base
 from service.commands.drifting import check_drift
 from service.commands.findings import Finding, show_findings
 from service.commands.running import check_running
@@ -23,7 +23,7 @@ from service.secondopinion import load_opinion
 from service.settings import Settings
 from tuner.active import active_adapter
 from tuner.adapters import adapter_path, list_adapters, verify_adapter
-from tuner.basemodel import BaseModel, base_model_weights, load_base_model, processor
+from tuner.basemodel import BaseModel, base_model_weights, processor
 from tuner.decoding import can_draft
 from tuner.rotation import Rotation
 
@@ -113,13 +113,7 @@ def _embedder(settings: Settings, store: Store) -> Iterator[Finding]:
 
 def _base_model(settings: Settings) -> Iterator[Finding]:
     weights = base_model_weights(settings.base_model, settings.weights_folder, verify=True)
-    base = load_base_model(
-        settings.base_model,
-        cache=settings.weights_folder,
-        quantisation=settings.quantisation,
-        device=settings.device,
-        threads=settings.threads,
-    )
+    base = load_base(settings)
     yield Finding(
         "base model",
         True,

@@ -8,12 +8,12 @@ from dataclasses import asdict
 from indexer.errors import TandemError
 from indexer.store import Store
 from service import activation
+from service.assembly import load_base
 from service.commands.console import note, out, out_json
 from service.keys import Role, create_key, list_keys, revoke_key
 from service.settings import Settings
 from tuner.active import active_adapter, deactivate
 from tuner.adapters import list_adapters
-from tuner.basemodel import load_base_model
 
 
 def create(
@@ -68,13 +68,7 @@ def show_adapters(settings: Settings, *, as_json: bool) -> None:
 
 def activate_checked(settings: Settings, name: str, *, force: bool = False) -> None:
     """Verify the adapter against the served base model and the last comparison, then make it the active one."""
-    base = load_base_model(
-        settings.base_model,
-        cache=settings.weights_folder,
-        quantisation=settings.quantisation,
-        device=settings.device,
-        report=note,
-    )
+    base = load_base(settings, note)
     card = activation.activate_checked(settings, name, base, force=force)
     out(f"The adapter {name} is active.")
     if against := activation.spoken_against(settings, card):

@@ -14,10 +14,9 @@ from indexer.errors import TandemError
 from indexer.folders import write_file
 from indexer.outcome import Progress
 from indexer.store import Store
-from service.assembly import load_retriever
+from service.assembly import load_base, load_retriever
 from service.commands.console import note, out, out_json, sync_progress
 from service.settings import Settings
-from tuner.basemodel import BaseModel, load_base_model
 from tuner.paircheck import check_files
 from tuner.pairs import Instruction, Line, read_items, read_lines
 from tuner.pairsplit import split_items
@@ -135,7 +134,7 @@ def _teacher(settings: Settings, name: str, model: str, *, misleading: bool) -> 
                 expected="A teacher that writes itself: base-model, the address of a server, or provider:model.",
                 do="Name one, or leave out --misleading; `tandem tune --altered` alters answerable questions.",
             )
-        return rule_teacher(_base(settings)), None
+        return rule_teacher(load_base(settings, note)), None
     write, read = _asks(settings, name, model)
     return writing_teacher(write, misleading=misleading), reading_judge(read) if misleading else None
 
@@ -143,7 +142,7 @@ def _teacher(settings: Settings, name: str, model: str, *, misleading: bool) -> 
 def _asks(settings: Settings, name: str, model: str) -> tuple[Ask, Ask]:
     """What is asked to write, and what to judge."""
     if name == "base-model":
-        return model_asks(_base(settings))
+        return model_asks(load_base(settings, note))
     if name.startswith(("http://", "https://")):
         ask = server_ask(name, model, key=os.environ.get(KEY_VARIABLE, ""))
     elif ":" in name:
@@ -155,14 +154,3 @@ def _asks(settings: Settings, name: str, model: str) -> tuple[Ask, Ask]:
             do="Name one of them.",
         )
     return ask, ask
-
-
-def _base(settings: Settings) -> BaseModel:
-    return load_base_model(
-        settings.base_model,
-        cache=settings.weights_folder,
-        quantisation=settings.quantisation,
-        device=settings.device,
-        threads=settings.threads,
-        report=note,
-    )
